@@ -1,0 +1,452 @@
+"""What is a storm: windows and a policy in, verdicts, attribution and one transition out. Pure; every result has its reason.
+
+    Window (one target, one vantage point) ─ vote ─► Verdict
+    votes of one region ─ quorum ─► verdict of the region ─► PathView (one target)
+    primary, backups and witness of each domain ─ attribute ─► Attribution
+    attribution, the open storm and the clock ─ decide ─► Decision
+
+UNKNOWN is never healthy and never a storm: it neither opens nor closes anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from services import outcomes
+from services.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+STALE_INTERVALS = 3
+"""A vantage point whose newest sample is older than this many intervals has no vote."""
+
+
+class Kind(StrEnum):
+    HTTP_AVAILABILITY = "http_availability"
+    TLS = "tls"
+    DNS = "dns"
+
+
+class Verdict(StrEnum):
+    UP = "UP"
+    DEGRADED = "DEGRADED"
+    DOWN = "DOWN"
+    UNKNOWN = "UNKNOWN"
+
+
+class Attribution(StrEnum):
+    NONE = "none"
+    CDN_FAULT = "cdn_fault"
+    EDGE_TO_ORIGIN = "edge_cannot_reach_origin"
+    UNPROVEN = "unproven"
+    ORIGIN_FAULT = "origin_fault"
+    MANUAL = "manual"
+
+
+STORMS = frozenset({Attribution.CDN_FAULT, Attribution.EDGE_TO_ORIGIN, Attribution.UNPROVEN})
+"""Attributions that open a storm."""
+
+
+class FindingKind(StrEnum):
+    ORIGIN_FAULT = "origin_fault"
+    BACKUP_UNFIT = "backup_unfit"
+    BLOCKED = "blocked"
+    CERTIFICATE = "certificate"
+    ALWAYS_FAILING = "always_failing"
+    NO_SAMPLES = "no_samples"
+
+
+class Action(StrEnum):
+    NOTHING = "nothing"
+    OPEN = "open"
+    REOPEN = "reopen"  # a relapse of a storm that was closed already
+    RAGE = "rage"  # still bad: moves `last_bad_at`
+    END = "end"
+    RELAPSE = "relapse"  # a relapse of a storm that had ended and was not closed
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Terms of one storm policy. Seconds are whole; `threshold_avail` is a share of 0 to 1 and strict (`<`)."""
+
+    kind: Kind = Kind.HTTP_AVAILABILITY
+    threshold_avail: Decimal = Decimal("0.9")
+    window_seconds: int = 60
+    cooldown_seconds: int = 300
+    min_samples: int = 6
+    min_failures: int = 3
+    min_vantages: int = 2
+    minimum_seconds: int = 600
+    closing_samples: int = 10
+    holdoff_seconds: int = 600
+    holdoff_max_seconds: int = 3600
+    interval_seconds: int = 10
+
+    def is_bad(self, outcome: str) -> bool:
+        """Whether `outcome` counts against availability under this kind."""
+        return outcome in outcomes.BAD if self.kind is Kind.HTTP_AVAILABILITY else outcome == self.kind.value
+
+    def holdoff(self, relapses: int) -> timedelta:
+        """Doubles with each relapse, up to the maximum."""
+        return timedelta(seconds=min(self.holdoff_seconds * 2**relapses, self.holdoff_max_seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class VantagePoint:
+    name: str
+    region: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one vantage point saw of one target within the policy's window, which ends at its newest sample.
+
+    `good_run` counts the newest consecutive good samples, which may reach back beyond the window.
+    """
+
+    good: int = 0
+    bad: int = 0
+    blocked: int = 0
+    newest_at: datetime | None = None
+    good_run: int = 0
+    good_run_started_at: datetime | None = None
+    bad_outcomes: Mapping[str, int] = field(default_factory=dict)
+    last_reason: str = ""
+    is_blind: bool = False
+
+    @property
+    def judged(self) -> int:
+        return self.good + self.bad
+
+
+@dataclass(frozen=True, slots=True)
+class PathView:
+    """The verdict on one target, over all regions, and why."""
+
+    target: int
+    verdict: Verdict
+    reason: str
+    votes: Mapping[str, Verdict]
+    down_regions: tuple[str, ...] = ()
+    good: int = 0
+    bad: int = 0
+    main_fault: str = ""
+    blocked_votes: int = 0
+    newest_at: datetime | None = None
+    good_since: datetime | None = None
+    """When a quorum of every region had begun a good run of `closing_samples`; None while it has not."""
+
+    @property
+    def availability(self) -> float | None:
+        return self.good / (self.good + self.bad) if self.good + self.bad else None
+
+    @property
+    def share_bad(self) -> float:
+        return self.bad / (self.good + self.bad) if self.good + self.bad else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DomainView:
+    """All paths of one domain, and its origin witness where it has one."""
+
+    primary: PathView
+    backups: tuple[PathView, ...]
+    witness: PathView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """A storm as it stands before the decision."""
+
+    started_at: datetime
+    last_bad_at: datetime
+    ended_at: datetime | None = None
+    closed_at: datetime | None = None
+    relapses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    kind: FindingKind
+    target: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One transition of a service's storm. `at` is `ended_at` for END; the storm's start is found by `storm_start`."""
+
+    action: Action
+    reason: str
+    attribution: Attribution = Attribution.NONE
+    regions: tuple[str, ...] = ()
+    down_targets: tuple[int, ...] = ()
+    at: datetime | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def quorum(configured: int) -> int:
+    """Votes that decide among `configured` active vantage points: both of 2, n−1 of 3 to 5, n−2 of 6 and more."""
+    if configured <= 2:
+        return configured
+    return configured - 1 if configured <= 5 else configured - 2
+
+
+def vote(window: Window, policy: Policy, now: datetime) -> Verdict:
+    """The verdict of one vantage point on one target."""
+    if window.is_blind or window.newest_at is None:
+        return Verdict.UNKNOWN
+    if now - window.newest_at > timedelta(seconds=STALE_INTERVALS * policy.interval_seconds):
+        return Verdict.UNKNOWN
+    if window.judged < policy.min_samples:
+        return Verdict.UNKNOWN
+    if window.good >= policy.threshold_avail * window.judged:
+        return Verdict.UP
+    return Verdict.DOWN if window.bad >= policy.min_failures else Verdict.DEGRADED
+
+
+def view(
+    target: int,
+    windows: Mapping[str, Window],
+    vantage_points: Sequence[VantagePoint],
+    policy: Policy,
+    now: datetime,
+) -> PathView:
+    """The verdict on one target, by quorum per region over the *configured* vantage points.
+
+    A blind or silent point is a missing vote, never a smaller quorum. One region that is DOWN makes the path DOWN.
+    """
+    votes = {point.name: vote(windows.get(point.name, Window()), policy, now) for point in vantage_points}
+    regions: dict[str, list[VantagePoint]] = {}
+    for point in vantage_points:
+        regions.setdefault(point.region, []).append(point)
+    by_region = {region: _region_verdict(points, votes, policy) for region, points in regions.items()}
+    down = tuple(sorted(region for region, verdict in by_region.items() if verdict is Verdict.DOWN))
+
+    if down:
+        verdict = Verdict.DOWN
+    elif by_region and all(v is Verdict.UP for v in by_region.values()):
+        verdict = Verdict.UP
+    elif any(v is Verdict.DEGRADED for v in by_region.values()):
+        verdict = Verdict.DEGRADED
+    else:
+        verdict = Verdict.UNKNOWN
+
+    voting = [windows[name] for name, ballot in votes.items() if ballot is not Verdict.UNKNOWN]
+    faults: dict[str, int] = {}
+    for window in voting:
+        for outcome, count in window.bad_outcomes.items():
+            faults[outcome] = faults.get(outcome, 0) + count
+    main_fault = max(sorted(faults), key=lambda outcome: faults[outcome], default="")
+    good, bad = sum(w.good for w in voting), sum(w.bad for w in voting)
+    return PathView(
+        target=target,
+        verdict=verdict,
+        reason=_path_reason(verdict, votes, windows, policy, good, bad, main_fault),
+        votes=votes,
+        down_regions=down,
+        good=good,
+        bad=bad,
+        main_fault=main_fault,
+        blocked_votes=sum(windows.get(p.name, Window()).blocked >= policy.min_failures for p in vantage_points),
+        newest_at=max((w.newest_at for w in voting if w.newest_at), default=None),
+        good_since=_good_since(regions, votes, windows, policy),
+    )
+
+
+def attribute(domain: DomainView) -> tuple[Attribution, str]:
+    """Whose fault it is, from the verdicts of all paths and the witness together."""
+    primary, witness = domain.primary, domain.witness
+    if primary.verdict is not Verdict.DOWN:
+        return Attribution.NONE, f"the primary is {primary.verdict}"
+    if witness and witness.verdict is Verdict.DOWN:
+        return Attribution.ORIGIN_FAULT, "the origin itself fails, seen past every CDN"
+    # A lapsed certificate on the backup is the backup's own fault: it must not make a CDN fault read as the origin's.
+    down_like_the_primary = [
+        b for b in domain.backups if b.verdict is Verdict.DOWN and not (b.main_fault == Outcome.TLS != primary.main_fault)
+    ]
+    if domain.backups and len(down_like_the_primary) == len(domain.backups):
+        return Attribution.ORIGIN_FAULT, "every path of the domain fails at once"
+    if not any(b.newest_at and b.verdict is not Verdict.UNKNOWN for b in domain.backups):
+        return Attribution.NONE, "no backup has been seen lately, so the fault can't be told from ours"
+    if witness is None or witness.verdict is not Verdict.UP:
+        seen = "there is no origin witness" if witness is None else f"the origin witness is {witness.verdict}"
+        return Attribution.UNPROVEN, f"the primary is down and {seen}"
+    if primary.main_fault == Outcome.EDGE_ERROR:
+        return Attribution.EDGE_TO_ORIGIN, "the primary's edge can't reach an origin that answers"
+    return Attribution.CDN_FAULT, "the primary is down while the origin answers past it"
+
+
+def decide(
+    policy: Policy, now: datetime, domains: Sequence[DomainView], current: Storm | None, previous: Storm | None
+) -> Decision:
+    """The next transition of one service's storm. `current` is not closed yet; `previous` is the newest closed one."""
+    attributed = [(domain, *attribute(domain)) for domain in domains]
+    found = tuple(_findings(policy, attributed))
+    failing = [(domain, attribution, why) for domain, attribution, why in attributed if attribution in STORMS]
+
+    if failing:
+        return _bad(policy, now, failing, current, previous, found)
+    if current is None:
+        return Decision(Action.NOTHING, attributed[0][2] if attributed else "no domain", findings=found)
+    if any(domain.primary.verdict is not Verdict.UP for domain in domains) or not domains:
+        restless = any(d.primary.verdict in (Verdict.DOWN, Verdict.DEGRADED) for d in domains)
+        why = "; ".join(why for _, _, why in attributed) or "no domain"
+        return Decision(Action.RAGE if restless else Action.NOTHING, why, findings=found)
+    return _good(policy, now, domains, current, found)
+
+
+def storm_start(
+    samples: Mapping[str, Iterable[tuple[datetime, bool]]], policy: Policy, not_before: datetime | None = None
+) -> datetime | None:
+    """The earliest bad sample, over the vantage points that voted DOWN, since each one's last long good run.
+
+    `samples` are (time, is_bad) by vantage point, in order of time, of judged outcomes only. Never before the previous
+    storm's end.
+    """
+    starts = []
+    for series in samples.values():
+        start, good_run = None, 0
+        for at, is_bad in series:
+            if not_before and at < not_before:
+                continue
+            if is_bad:
+                start, good_run = start or at, 0
+            else:
+                good_run += 1
+                if good_run >= policy.closing_samples:
+                    start = None
+        if start:
+            starts.append(start)
+    return min(starts, default=None)
+
+
+def _bad(
+    policy: Policy,
+    now: datetime,
+    failing: list[tuple[DomainView, Attribution, str]],
+    current: Storm | None,
+    previous: Storm | None,
+    found: tuple[Finding, ...],
+) -> Decision:
+    domain, attribution, why = failing[0]
+    if current is None:
+        action = Action.OPEN
+        if previous and previous.ended_at and now <= previous.ended_at + policy.holdoff(previous.relapses):
+            action, why = Action.REOPEN, f"relapse within the hold-off: {why}"
+    elif current.ended_at:
+        action, why = Action.RELAPSE, f"relapse before it was closed: {why}"
+    else:
+        action = Action.RAGE
+    return Decision(
+        action,
+        f"{domain.primary.reason}; {why}",
+        attribution,
+        tuple(sorted({region for d, _, _ in failing for region in d.primary.down_regions})),
+        tuple(d.primary.target for d, _, _ in failing),
+        findings=found,
+    )
+
+
+def _good(
+    policy: Policy, now: datetime, domains: Sequence[DomainView], current: Storm, found: tuple[Finding, ...]
+) -> Decision:
+    """Every primary is UP: the storm may end, and later close."""
+    if current.ended_at is None:
+        runs = [domain.primary.good_since for domain in domains]
+        if any(since is None for since in runs):
+            reason = f"waiting for {policy.closing_samples} good samples in a row from a quorum"
+            return Decision(Action.NOTHING, reason, findings=found)
+        end = max(max(since for since in runs if since), current.started_at)
+        return Decision(Action.END, f"{policy.closing_samples} good samples in a row from a quorum", at=end, findings=found)
+
+    waits = {
+        "the cooldown": current.last_bad_at + timedelta(seconds=policy.cooldown_seconds),
+        "the minimum length": current.started_at + timedelta(seconds=policy.minimum_seconds),
+    }
+    if current.relapses:
+        waits["the hold-off"] = current.ended_at + policy.holdoff(current.relapses - 1)
+    last = max(waits, key=lambda name: waits[name])
+    if now < waits[last]:
+        return Decision(Action.NOTHING, f"waiting for {last} until {waits[last]:%H:%M:%S} UTC", findings=found)
+    return Decision(Action.CLOSE, f"quiet until {last} had passed", findings=found)
+
+
+def _region_verdict(points: list[VantagePoint], votes: Mapping[str, Verdict], policy: Policy) -> Verdict:
+    needed = quorum(len(points))
+    down = [point for point in points if votes[point.name] is Verdict.DOWN]
+    up = [point for point in points if votes[point.name] is Verdict.UP]
+    if len(down) >= needed and len({point.network for point in down}) >= policy.min_vantages:
+        return Verdict.DOWN
+    if len(up) >= needed:
+        return Verdict.UP
+    if any(votes[point.name] in (Verdict.DOWN, Verdict.DEGRADED) for point in points):
+        return Verdict.DEGRADED
+    return Verdict.UNKNOWN
+
+
+def _good_since(
+    regions: Mapping[str, list[VantagePoint]],
+    votes: Mapping[str, Verdict],
+    windows: Mapping[str, Window],
+    policy: Policy,
+) -> datetime | None:
+    since: list[datetime] = []
+    for points in regions.values():
+        runs = sorted(
+            start
+            for point in points
+            if votes[point.name] is Verdict.UP
+            and windows[point.name].good_run >= policy.closing_samples
+            and (start := windows[point.name].good_run_started_at) is not None
+        )
+        needed = quorum(len(points))
+        if len(runs) < needed:
+            return None
+        since.append(runs[needed - 1])
+    return max(since, default=None)
+
+
+def _path_reason(
+    verdict: Verdict,
+    votes: Mapping[str, Verdict],
+    windows: Mapping[str, Window],
+    policy: Policy,
+    good: int,
+    bad: int,
+    main_fault: str,
+) -> str:
+    counts = {v: sum(ballot is v for ballot in votes.values()) for v in Verdict}
+    said = ", ".join(f"{count} {v}" for v, count in counts.items() if count) or "no vantage point"
+    if verdict is Verdict.UNKNOWN:
+        blind = sorted(name for name in votes if windows.get(name, Window()).is_blind)
+        return f"no quorum ({said})" + (f"; blind: {', '.join(blind)}" if blind else "")
+    text = f"{good} of {good + bad} samples good in {policy.window_seconds} s ({said})"
+    if main_fault:
+        text += f", mostly {main_fault}"
+        last = next((w.last_reason for name, w in sorted(windows.items()) if w.last_reason and name in votes), "")
+        if last:
+            text += f": {last}"
+    return text
+
+
+def _findings(
+    policy: Policy, attributed: Sequence[tuple[DomainView, Attribution, str]]
+) -> Iterable[Finding]:
+    for domain, attribution, why in attributed:
+        if attribution is Attribution.ORIGIN_FAULT:
+            yield Finding(FindingKind.ORIGIN_FAULT, domain.primary.target, f"{domain.primary.reason}; {why}")
+        for backup in domain.backups:
+            if backup.verdict is Verdict.DOWN and attribution is not Attribution.ORIGIN_FAULT:
+                yield Finding(FindingKind.BACKUP_UNFIT, backup.target, backup.reason)
+        for path in (domain.primary, *domain.backups):
+            if path.blocked_votes >= max(policy.min_vantages, 1):
+                reason = f"{path.blocked_votes} vantage points are answered 403, 429 or a challenge"
+                yield Finding(FindingKind.BLOCKED, path.target, reason)

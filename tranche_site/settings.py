@@ -1,0 +1,252 @@
+"""All settings, by environment. The table in README.md and docs/ names the variables that deployers set."""
+
+import os
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from tranche_site.floor.embedded import embedded_urls
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+
+# --- where things are -------------------------------------------------------------------------------------------
+
+TRANCHE_HOME = Path(env.str("TRANCHE_HOME", default=str(BASE_DIR / "var"))).resolve()
+EMBEDDED = embedded_urls(TRANCHE_HOME)
+
+_dsns = {name: env.str(name) for name in ("DATABASE_URL", "PG_DSN") if env.str(name, default="")}
+if len(set(_dsns.values())) > 1:
+    raise ImproperlyConfigured("DATABASE_URL and PG_DSN are both set and differ: set one of them, or both to the same.")
+DATABASE_URL = next(iter(_dsns.values()), "")
+REDIS_URL = env.str("REDIS_URL", default="")
+EMBEDDED_POSTGRES = not DATABASE_URL
+EMBEDDED_VALKEY = not REDIS_URL
+
+if DATABASE_URL:
+    DATABASES = {"default": env.db_url_config(DATABASE_URL)}
+else:
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": "tranche",
+            "USER": "tranche",
+            "HOST": EMBEDDED.postgres_socket_dir,
+        }
+    }
+DATABASES["default"]["ATOMIC_REQUESTS"] = False
+DATABASES["default"]["CONN_MAX_AGE"] = 60
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- security ---------------------------------------------------------------------------------------------------
+
+DEBUG = env.bool("DEBUG", default=False)
+# The embedded stack listens on loopback only; a real deployment names its own key and hosts (checked by manage.py check --deploy).
+SECRET_KEY = env.str("SECRET_KEY", default="") or EMBEDDED.secret_key()
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+_https = env.bool("HTTPS_ONLY", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
+SESSION_COOKIE_AGE = 12 * 3600
+X_FRAME_OPTIONS = "DENY"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+# --- applications: the order is the order of imports, foreign keys and the README ----------------------------------
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "django.contrib.humanize",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_filters",
+    "django_celery_beat",
+    "customers",
+    "services",
+    "storms",
+    "dns",
+    "billing",
+    "tranche_site",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "tranche_site.urls"
+WSGI_APPLICATION = "tranche_site.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "tranche_site" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = True
+APPEND_SLASH = False
+
+STATIC_URL = "/static/"
+STATIC_ROOT = TRANCHE_HOME / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": env.str(
+            "STATICFILES_STORAGE", default="whitenoise.storage.CompressedManifestStaticFilesStorage"
+        )
+    },
+}
+WHITENOISE_USE_FINDERS = DEBUG
+LOGIN_URL = "/admin/login/"
+LOGIN_REDIRECT_URL = "/admin/"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
+    "loggers": {name: {"level": "WARNING"} for name in ("botocore", "httpx", "httpcore", "celery.app.trace")},
+}
+
+# --- Celery -----------------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = REDIS_URL or EMBEDDED.celery_url
+CELERY_RESULT_BACKEND = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_TIME_LIMIT = 60  # always below the visibility timeout, or Redis hands a running task out again
+CELERY_TASK_SOFT_TIME_LIMIT = 50
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 120,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_keepalive": True,
+    "health_check_interval": 15,
+}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10
+CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_BEAT_SCHEDULER = "tranche_site.floor.leader:LeaderScheduler"
+CELERY_BEAT_SYNC_EVERY = 1
+CELERY_BEAT_MAX_LOOP_INTERVAL = 1
+CELERY_TIMEZONE = "UTC"
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {
+    "storms.*": {"queue": "storms"},
+    "dns.*": {"queue": "dns"},
+    "billing.*": {"queue": "billing"},
+}
+
+# --- API --------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["customers.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["customers.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_PAGINATION_CLASS": "tranche_site.floor.pagination.LinkHeaderPagination",
+    "DEFAULT_SCHEMA_CLASS": "tranche_site.floor.openapi.ProblemSchema",
+    "EXCEPTION_HANDLER": "tranche_site.floor.problems.exception_handler",
+    "DEFAULT_VERSIONING_CLASS": None,
+    "UNAUTHENTICATED_USER": None,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Tranche API",
+    "DESCRIPTION": "Multi-CDN insurance: services, storms, routing, usage and invoices.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "ENFORCE_NON_BLANK_FIELDS": True,
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+# --- console ----------------------------------------------------------------------------------------------------
+
+UNFOLD = {
+    "SITE_TITLE": "Tranche",
+    "SITE_HEADER": "Tranche",
+    "SITE_SUBHEADER": "Multi-CDN insurance",
+    "SITE_SYMBOL": "thunderstorm",
+    "DASHBOARD_CALLBACK": "tranche_site.console.dashboard",
+    "COMMAND": {"search_models": True, "show_history": True},
+    "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": "tranche_site.console.navigation"},
+}
+
+# --- probing ----------------------------------------------------------------------------------------------------
+
+PROBE_MINIMUM_INTERVAL_SECONDS = env.int("PROBE_MINIMUM_INTERVAL_SECONDS", default=5)
+PROBE_MAXIMUM_INTERVAL_SECONDS = 300
+PROBE_PORTS = env.list("PROBE_PORTS", cast=int, default=[80, 443])
+# Loopback and private targets are refused unless the demo world or a test says so; lifts the port rule too.
+PROBE_ALLOW_PRIVATE = env.bool("PROBE_ALLOW_PRIVATE", default=False)
+# A PEM file of certificate authorities to trust beside the public ones (the demo world's own).
+PROBE_EXTRA_CA_FILE = env.str("PROBE_EXTRA_CA_FILE", default="")
+PROBE_IN_FLIGHT = env.int("PROBE_IN_FLIGHT", default=500)
+PROBE_BURST_SHOTS = 3
+PROBE_BURST_SPACING_SECONDS = 1.0
+PROBE_USER_AGENT = env.str("PROBE_USER_AGENT", default="Tranche-Probe/1 (+https://tranche.example/probe)")
+SAMPLE_DAYS_KEPT = env.int("SAMPLE_DAYS_KEPT", default=14)
+
+# --- DNS --------------------------------------------------------------------------------------------------------
+
+# Which servers are asked for names below a suffix, instead of following the delegation:
+# "demo.test=127.0.0.1:5353,other.test=127.0.0.1:5354". For the demo world and tests.
+AUTHORITY_OVERRIDES = env.dict("AUTHORITY_OVERRIDES", default={})
+DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])  # empty: those of /etc/resolv.conf
+FAILBACK_GATE_SECONDS = env.int("FAILBACK_GATE_SECONDS", default=60)
+FAILBACK_STEPS_PERCENT = env.list("FAILBACK_STEPS_PERCENT", cast=int, default=[10, 50, 100])
+BLAST_RADIUS_SHARE = env.float("BLAST_RADIUS_SHARE", default=0.30)
+BLAST_RADIUS_FLOOR = env.int("BLAST_RADIUS_FLOOR", default=10)
+BLAST_RADIUS_SECONDS = 600
+
+# --- the demo world ---------------------------------------------------------------------------------------------
+
+TRANCHE_DEMO = env.bool("TRANCHE_DEMO", default=True)
+DEMO_DNS_PORT = env.int("DEMO_DNS_PORT", default=5353)
+DEMO_HTTPS_PORT = env.int("DEMO_HTTPS_PORT", default=8443)
+DEMO_CONTROL_PORT = env.int("DEMO_CONTROL_PORT", default=8081)
+
+# os.environ is read here once; nothing below this line looks at the environment.
+TRANCHE_DEPLOYMENT = os.environ.get("TRANCHE_DEPLOYMENT", "embedded" if EMBEDDED_POSTGRES else "production")
