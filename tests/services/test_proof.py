@@ -1,0 +1,257 @@
+"""Proofs against a real PowerDNS and a scripted server beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.db import connection
+from dnslib import RCODE, RR
+
+from customers.models import Event
+from services import proof
+from services.models import ServiceDomain
+from tests import factories
+from tests.servers import PowerDns, ScriptedDns, free_port, powerdns_fixture, scripted_fixture  # noqa: F401
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+HOSTNAME = "www.cust.test"
+CHALLENGE = f"_tranche-challenge.{HOSTNAME}"
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(proof, "_TIMEOUT_SECONDS", 0.3)
+    return
+
+
+@pytest.fixture
+def zone(powerdns: PowerDns, settings: Any) -> PowerDns:
+    powerdns.zone("cust.test")
+    settings.AUTHORITY_OVERRIDES = {"cust.test": powerdns.text}
+    return powerdns
+
+
+def claim(**kw: Any) -> ServiceDomain:
+    return factories.domain(**{"verified": False, "hostname": HOSTNAME} | kw)
+
+
+def show(dns: PowerDns, *domains: ServiceDomain) -> None:
+    dns.put("cust.test", CHALLENGE, "TXT", *(f'"{domain.challenge_value}"' for domain in domains))
+
+
+def events() -> list[tuple[str, int | None, int]]:
+    return list(Event.objects.order_by("id").values_list("kind", "customer_id", "subject_id"))
+
+
+@pytest.mark.django_db
+def test_a_shown_token_verifies_the_domain(zone: PowerDns) -> None:
+    domain = claim()
+    show(zone, domain)
+    assert proof.check(domain, now=NOW) is domain
+    assert (domain.verified_at, domain.checked_at) == (NOW, NOW)
+    assert domain.check_result == "Verified: 1 of 1 name servers of cust.test answered, and showed the token."
+    assert events() == [("domain.verified", domain.customer_id, domain.pk)]
+
+
+@pytest.mark.django_db
+def test_a_second_check_keeps_the_first_date_and_tells_nobody(zone: PowerDns) -> None:
+    domain = claim()
+    show(zone, domain)
+    proof.check(domain, now=NOW)
+    later = NOW.replace(hour=13)
+    proof.check(domain, now=later)
+    assert (domain.verified_at, domain.checked_at) == (NOW, later)
+    assert len(events()) == 1
+
+
+@pytest.mark.django_db
+def test_other_text_is_no_proof(zone: PowerDns) -> None:
+    domain, other = claim(), claim()
+    zone.put("cust.test", CHALLENGE, "TXT", f'"{domain.challenge}"', f'"{other.challenge_value}"', '"v=spf1 -all"')
+    proof.check(domain, now=NOW)
+    assert (domain.verified_at, domain.checked_at) == (None, NOW)
+    assert domain.check_result == (
+        f"Not verified: the TXT record {CHALLENGE} with “{domain.challenge_value}” is missing at {zone.text}."
+    )
+    assert events() == []
+
+
+@pytest.mark.django_db
+def test_the_token_at_a_parents_name_is_no_proof(zone: PowerDns) -> None:
+    domain = claim()
+    zone.put("cust.test", "_tranche-challenge.cust.test", "TXT", f'"{domain.challenge_value}"')
+    assert proof.check(domain).verified_at is None
+
+
+@pytest.mark.django_db
+def test_a_token_in_split_strings_among_others_is_a_proof(zone: PowerDns) -> None:
+    domain = claim()
+    value = domain.challenge_value
+    zone.put("cust.test", CHALLENGE, "TXT", '"token=other"', f'"{value[:9]}" "{value[9:]}"')
+    assert proof.check(domain).verified_at is not None
+
+
+@pytest.mark.django_db
+def test_a_cname_to_the_token_is_no_proof(zone: PowerDns) -> None:
+    domain = claim()
+    zone.put("cust.test", "elsewhere.cust.test", "TXT", f'"{domain.challenge_value}"')
+    zone.put("cust.test", CHALLENGE, "CNAME", "elsewhere.cust.test.")
+    proof.check(domain)
+    assert domain.verified_at is None
+    assert domain.check_result == (
+        f"Not verified: {CHALLENGE} is a CNAME at {zone.text}; the TXT record must stand at this name itself."
+    )
+
+
+@pytest.mark.django_db
+def test_a_verified_domain_stays_verified_when_the_token_is_gone(zone: PowerDns) -> None:
+    domain = claim(verified=True)
+    verified_at = domain.verified_at
+    proof.check(domain, now=NOW)
+    assert (domain.verified_at, domain.checked_at) == (verified_at, NOW)
+    assert domain.check_result.startswith("Still verified, but: the TXT record")
+
+
+@pytest.mark.django_db
+def test_a_deleted_domain_is_not_verified(zone: PowerDns) -> None:
+    domain = claim(deleted_at=NOW)
+    show(zone, domain)
+    proof.check(domain)
+    assert (domain.verified_at, domain.check_result) == (None, "Not verified: the domain was deleted.")
+
+
+@pytest.mark.django_db
+def test_a_replaced_token_verifies_nothing(zone: PowerDns) -> None:
+    domain = claim()
+    show(zone, domain)
+    ServiceDomain.objects.filter(pk=domain.pk).update(challenge="a-newer-one")
+    assert proof.check(domain).check_result == "Not verified: the token was replaced while we looked for it."
+    assert domain.verified_at is None
+
+
+# --- several servers ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_servers(zone: PowerDns, scripted: ScriptedDns, settings: Any) -> tuple[PowerDns, ScriptedDns]:
+    settings.AUTHORITY_OVERRIDES = {"cust.test": f"{zone.text};{scripted.text}"}
+    return zone, scripted
+
+
+@pytest.mark.django_db
+def test_every_answering_server_must_show_the_token(two_servers: tuple[PowerDns, ScriptedDns]) -> None:
+    powerdns, scripted = two_servers
+    domain = claim()
+    show(powerdns, domain)
+    scripted.script = lambda query, _: query.reply(aa=1)
+    proof.check(domain)
+    assert domain.verified_at is None
+    assert domain.check_result.endswith(f"is missing at {scripted.text}.")
+
+    def shows_it(query: Any, _protocol: str) -> Any:
+        reply = query.reply(aa=1)
+        reply.add_answer(*RR.fromZone(f'{CHALLENGE}. 5 IN TXT "{domain.challenge_value}"'))
+        return reply
+
+    scripted.script = shows_it
+    assert proof.check(domain).check_result.startswith("Verified: 2 of 2 name servers")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("rcode", [None, "REFUSED", "SERVFAIL"])
+def test_a_server_that_does_not_answer_is_passed_over(
+    two_servers: tuple[PowerDns, ScriptedDns], rcode: str | None
+) -> None:
+    powerdns, scripted = two_servers
+    domain = claim()
+    show(powerdns, domain)
+
+    def script(query: Any, _protocol: str) -> Any:
+        reply = query.reply(aa=1)
+        reply.header.rcode = getattr(RCODE, rcode or "NOERROR")
+        return reply if rcode else None
+
+    scripted.script = script
+    proof.check(domain)
+    assert domain.check_result == "Verified: 1 of 2 name servers of cust.test answered, and showed the token."
+
+
+@pytest.mark.django_db
+def test_an_answer_without_authority_is_no_proof(zone: PowerDns, scripted: ScriptedDns, settings: Any) -> None:
+    settings.AUTHORITY_OVERRIDES = {"cust.test": f"{scripted.text};127.0.0.1:{free_port()}"}
+    domain = claim()
+
+    def from_a_cache(query: Any, _protocol: str) -> Any:
+        reply = query.reply(aa=0)
+        reply.add_answer(*RR.fromZone(f'{CHALLENGE}. 5 IN TXT "{domain.challenge_value}"'))
+        return reply
+
+    scripted.script = from_a_cache
+    proof.check(domain)
+    assert domain.verified_at is None
+    assert domain.check_result.startswith(
+        f"Not verified: no name server of cust.test answered for {CHALLENGE} ({scripted.text} is not authoritative; "
+    )
+
+
+@pytest.mark.django_db
+def test_a_zone_that_cannot_be_found_is_said_and_the_sentence_fits(settings: Any) -> None:
+    settings.DNS_RESOLVERS = [f"127.0.0.1:{free_port()}"]
+    hostname = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 50, "test"])
+    domain = claim(hostname=hostname)
+    proof.check(domain, now=NOW)
+    assert domain.checked_at == NOW
+    assert domain.check_result.startswith("Not verified: the name servers were not found (resolver 127.0.0.1:")
+    assert len(domain.check_result) <= 300
+
+
+# --- several customers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_the_second_customer_with_a_proof_is_refused(zone: PowerDns) -> None:
+    first, second = claim(), claim()
+    show(zone, first, second)
+    proof.check(first, now=NOW)
+    proof.check(second, now=NOW)
+    assert (first.verified_at, second.verified_at) == (NOW, None)
+    assert second.checked_at == NOW
+    assert second.check_result == (
+        "Not verified: the token is there, but this hostname is verified for another account."
+    )
+    assert events() == [("domain.verified", first.customer_id, first.pk)]
+
+
+@pytest.mark.django_db
+def test_an_unproven_claim_of_another_customer_blocks_nobody(zone: PowerDns) -> None:
+    claim()
+    mine = claim()
+    show(zone, mine)
+    assert proof.check(mine).verified_at is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_customers_who_race_one_wins(zone: PowerDns) -> None:
+    domains = [claim() for _ in range(8)]
+    show(zone, *domains)
+    start = threading.Barrier(len(domains))
+
+    def race(domain: ServiceDomain) -> None:
+        start.wait()
+        try:
+            proof.check(domain)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=race, args=(domain,)) for domain in domains]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ServiceDomain.objects.filter(verified_at__isnull=False).count() == 1
+    assert ServiceDomain.objects.filter(check_result__contains="for another account").count() == 7
+    assert len(events()) == 1
