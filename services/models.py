@@ -271,7 +271,7 @@ class Target(models.Model):
                 | Q(role__in=["reference", "canary"], domain__isnull=True, customer__isnull=True)
                 & ~Q(hostname=""),
                 name="targets_role_has_its_owner",
-                violation_error_message="Primary, backup and origin belong to a domain; reference sites and canaries to none, with a hostname.",
+                violation_error_message="Primary, backup and origin belong to a domain; references and canaries have a hostname.",
             ),
             models.CheckConstraint(
                 condition=~Q(role__in=["primary", "backup", "reference"]) | Q(cdn__isnull=False),

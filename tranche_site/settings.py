@@ -43,7 +43,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- security ---------------------------------------------------------------------------------------------------
 
 DEBUG = env.bool("DEBUG", default=False)
-# The embedded stack listens on loopback only; a real deployment names its own key and hosts (checked by manage.py check --deploy).
+# The embedded stack listens on loopback only; a real deployment names its own key and hosts.
 SECRET_KEY = env.str("SECRET_KEY", default="") or EMBEDDED.secret_key()
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -124,9 +124,7 @@ STATIC_ROOT = TRANCHE_HOME / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
-        "BACKEND": env.str(
-            "STATICFILES_STORAGE", default="whitenoise.storage.CompressedManifestStaticFilesStorage"
-        )
+        "BACKEND": env.str("STATICFILES_STORAGE", default="whitenoise.storage.CompressedManifestStaticFilesStorage")
     },
 }
 WHITENOISE_USE_FINDERS = DEBUG
@@ -170,6 +168,7 @@ CELERY_BEAT_MAX_LOOP_INTERVAL = 1
 CELERY_TIMEZONE = "UTC"
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
+    "tranche_site.react": {"queue": "storms"},
     "storms.*": {"queue": "storms"},
     "dns.*": {"queue": "dns"},
     "billing.*": {"queue": "billing"},
@@ -209,15 +208,24 @@ UNFOLD = {
     "SITE_HEADER": "Tranche",
     "SITE_SUBHEADER": "Multi-CDN insurance",
     "SITE_SYMBOL": "thunderstorm",
-    "DASHBOARD_CALLBACK": "tranche_site.console.dashboard",
-    "COMMAND": {"search_models": True, "show_history": True},
-    "SIDEBAR": {"show_search": True, "show_all_applications": False, "navigation": "tranche_site.console.navigation"},
+    "SITE_URL": None,
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "tranche_site.console.menu.favicon"}],
+    "STYLES": ["tranche_site.console.menu.stylesheet"],
+    "DASHBOARD_CALLBACK": "tranche_site.console.pages.dashboard",
+    "COMMAND": {"search_callback": "tranche_site.console.search.search", "show_history": True},
+    "SIDEBAR": {
+        "show_search": True,
+        "show_all_applications": False,
+        "navigation": "tranche_site.console.menu.navigation",
+    },
 }
 
 # --- probing ----------------------------------------------------------------------------------------------------
 
 PROBE_MINIMUM_INTERVAL_SECONDS = env.int("PROBE_MINIMUM_INTERVAL_SECONDS", default=5)
 PROBE_MAXIMUM_INTERVAL_SECONDS = 300
+# Canaries and reference sites: ours, probed at their own pace.
+PROBE_OWN_INTERVAL_SECONDS = env.int("PROBE_OWN_INTERVAL_SECONDS", default=10)
 PROBE_PORTS = env.list("PROBE_PORTS", cast=int, default=[80, 443])
 # Loopback and private targets are refused unless the demo world or a test says so; lifts the port rule too.
 PROBE_ALLOW_PRIVATE = env.bool("PROBE_ALLOW_PRIVATE", default=False)
@@ -241,12 +249,15 @@ BLAST_RADIUS_SHARE = env.float("BLAST_RADIUS_SHARE", default=0.30)
 BLAST_RADIUS_FLOOR = env.int("BLAST_RADIUS_FLOOR", default=10)
 BLAST_RADIUS_SECONDS = 600
 
-# --- the demo world ---------------------------------------------------------------------------------------------
+# --- the demo world: what `manage.py up` runs beside the product, unless TRANCHE_DEMO=0 -----------------------------
 
+# Only `manage.py up` looks at this; the loosened limits of the demo are in the environment that it gives its children.
 TRANCHE_DEMO = env.bool("TRANCHE_DEMO", default=True)
-DEMO_DNS_PORT = env.int("DEMO_DNS_PORT", default=5353)
+DEMO_DNS_PORT = env.int("DEMO_DNS_PORT", default=5300)
 DEMO_HTTPS_PORT = env.int("DEMO_HTTPS_PORT", default=8443)
 DEMO_CONTROL_PORT = env.int("DEMO_CONTROL_PORT", default=8081)
+DEMO_VISITS_PER_SECOND = env.float("DEMO_VISITS_PER_SECOND", default=2.0)
+DEMO_LOG_SECONDS = env.float("DEMO_LOG_SECONDS", default=10.0)
 
 # os.environ is read here once; nothing below this line looks at the environment.
 TRANCHE_DEPLOYMENT = os.environ.get("TRANCHE_DEPLOYMENT", "embedded" if EMBEDDED_POSTGRES else "production")

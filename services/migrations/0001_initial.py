@@ -144,7 +144,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='target',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('customer__isnull', False), ('domain__isnull', False), ('role__in', ['primary', 'backup', 'origin'])), models.Q(('customer__isnull', True), ('domain__isnull', True), ('role__in', ['reference', 'canary']), models.Q(('hostname', ''), _negated=True)), _connector='OR'), name='targets_role_has_its_owner', violation_error_message='Primary, backup and origin belong to a domain; reference sites and canaries to none, with a hostname.'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('customer__isnull', False), ('domain__isnull', False), ('role__in', ['primary', 'backup', 'origin'])), models.Q(('customer__isnull', True), ('domain__isnull', True), ('role__in', ['reference', 'canary']), models.Q(('hostname', ''), _negated=True)), _connector='OR'), name='targets_role_has_its_owner', violation_error_message='Primary, backup and origin belong to a domain; references and canaries have a hostname.'),
         ),
         migrations.AddConstraint(
             model_name='target',

@@ -1,0 +1,91 @@
+"""One probe: what is asked, what came back, and which class that is. A failed probe is a result, never an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from services.outcomes import Outcome
+
+BODY_LIMIT_BYTES = 64 * 1024
+
+
+class Fault(StrEnum):
+    """What kept a response from arriving, in the words of the transport."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    OURS = "ours"
+    """The prober's own trouble (certificate store, descriptors, egress guard): says nothing about the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One request through one path: connect to `address`, speak to `host`."""
+
+    host: str
+    address: str
+    port: int = 443
+    path: str = "/"
+    method: str = "GET"
+    expected: frozenset[int] = frozenset(range(200, 400))
+    body_marker: bytes = b""
+    timeout_seconds: float = 5.0
+    source_address: str = ""
+    allow_private: bool = False
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the transport brought back. Durations in milliseconds, one per phase; None where it was not reached."""
+
+    at: datetime
+    status: int | None = None
+    body: bytes = b""
+    fault: Fault | None = None
+    fault_text: str = ""
+    dns_ms: float | None = None
+    connect_ms: float | None = None
+    tls_ms: float | None = None
+    first_byte_ms: float | None = None
+    total_ms: float | None = None
+    certificate_expires_at: datetime | None = None
+    remote_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    outcome: Outcome
+    reason: str
+
+
+_FAULTS = {
+    Fault.DNS: Outcome.DNS,
+    Fault.CONNECT: Outcome.CONNECT,
+    Fault.TLS: Outcome.TLS,
+    Fault.TIMEOUT: Outcome.TIMEOUT,
+    Fault.OURS: Outcome.UNKNOWN,
+}
+
+
+def classify(probe: Probe, reply: Reply) -> Verdict:
+    """One class and one sentence. An expected status wins over what the code would mean elsewhere."""
+    if reply.fault or reply.status is None:
+        return Verdict(_FAULTS[reply.fault or Fault.CONNECT], reply.fault_text or "no response arrived")
+    status = reply.status
+    if status in probe.expected:
+        if probe.body_marker and probe.method != "HEAD" and probe.body_marker not in reply.body:
+            marker = probe.body_marker.decode(errors="replace")
+            return Verdict(Outcome.WRONG_BODY, f"status {status}, but “{marker}” is not in the body")
+        return Verdict(Outcome.OK, "")
+    if 520 <= status <= 527 or status == 530:
+        return Verdict(Outcome.EDGE_ERROR, f"status {status}: the CDN's edge says that it can't get an answer")
+    if status in (403, 429):
+        return Verdict(Outcome.BLOCKED, f"status {status}: the probe is blocked or limited")
+    if status >= 500:
+        return Verdict(Outcome.HTTP_5XX, f"status {status}")
+    return Verdict(Outcome.WRONG_STATUS, f"status {status} is not among the expected ones")

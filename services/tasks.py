@@ -1,0 +1,74 @@
+"""Celery's edge of probing. A probe worker keeps one resident prober; the tasks only wake it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from celery import shared_task
+
+from services import partitions
+from services.models import VantagePoint
+from services.prober import Prober
+
+logger = logging.getLogger(__name__)
+
+KEEP_PROBING_SECONDS = 5.0
+
+_prober: Prober | None = None
+
+
+def queue_of(vantage_point: str) -> str:
+    return f"probe.{vantage_point}"
+
+
+def start_prober(vantage_points: list[str], on_bad: Callable[[set[int]], None]) -> Prober:
+    """Make this process the prober of these vantage points; the roof calls it when a probe worker is ready."""
+    global _prober
+    _prober = Prober(vantage_points, on_bad=on_bad, on_first_bad=_ask_others(vantage_points))
+    _prober.ensure_running()
+    return _prober
+
+
+def stop_prober() -> None:
+    if _prober:
+        _prober.stop()
+
+
+def _ask_others(own: list[str]) -> Callable[[int, float], None]:
+    def ask(domain_id: int, slot: float) -> None:
+        others = VantagePoint.objects.exclude(state=VantagePoint.State.OFF).exclude(name__in=own)
+        for name in others.values_list("name", flat=True):
+            confirm.apply_async((domain_id, slot), queue=queue_of(name), expires=KEEP_PROBING_SECONDS)
+
+    return ask
+
+
+@shared_task(name="services.keep_probing")
+def keep_probing() -> None:
+    """Wake the prober of every vantage point that is not off."""
+    names = VantagePoint.objects.exclude(state=VantagePoint.State.OFF).values_list("name", flat=True)
+    for name in names:
+        probe.apply_async(queue=queue_of(name), expires=KEEP_PROBING_SECONDS)
+
+
+@shared_task(name="services.probe")
+def probe() -> None:
+    if _prober:
+        _prober.ensure_running()
+        _prober.look_for_changes()
+
+
+@shared_task(name="services.confirm")
+def confirm(domain_id: int, slot: float) -> None:
+    """Confirming shots at a domain that another vantage point saw fail."""
+    if _prober:
+        _prober.confirm(domain_id, slot)
+
+
+@shared_task(name="services.maintain_partitions")
+def maintain_partitions() -> None:
+    made, dropped = partitions.maintain(datetime.now(UTC))
+    if made or dropped:
+        logger.info("sample partitions: made %s, dropped %s", made, dropped)
