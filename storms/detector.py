@@ -270,7 +270,9 @@ def attribute(domain: DomainView) -> tuple[Attribution, str]:
         return Attribution.ORIGIN_FAULT, "the origin itself fails, seen past every CDN"
     # A lapsed certificate on the backup is the backup's own fault: it must not make a CDN fault read as the origin's.
     down_like_the_primary = [
-        b for b in domain.backups if b.verdict is Verdict.DOWN and not (b.main_fault == Outcome.TLS != primary.main_fault)
+        b
+        for b in domain.backups
+        if b.verdict is Verdict.DOWN and not (b.main_fault == Outcome.TLS != primary.main_fault)
     ]
     if domain.backups and len(down_like_the_primary) == len(domain.backups):
         return Attribution.ORIGIN_FAULT, "every path of the domain fails at once"
@@ -365,7 +367,9 @@ def _good(
             reason = f"waiting for {policy.closing_samples} good samples in a row from a quorum"
             return Decision(Action.NOTHING, reason, findings=found)
         end = max(max(since for since in runs if since), current.started_at)
-        return Decision(Action.END, f"{policy.closing_samples} good samples in a row from a quorum", at=end, findings=found)
+        return Decision(
+            Action.END, f"{policy.closing_samples} good samples in a row from a quorum", at=end, findings=found
+        )
 
     waits = {
         "the cooldown": current.last_bad_at + timedelta(seconds=policy.cooldown_seconds),
@@ -437,9 +441,7 @@ def _path_reason(
     return text
 
 
-def _findings(
-    policy: Policy, attributed: Sequence[tuple[DomainView, Attribution, str]]
-) -> Iterable[Finding]:
+def _findings(policy: Policy, attributed: Sequence[tuple[DomainView, Attribution, str]]) -> Iterable[Finding]:
     for domain, attribution, why in attributed:
         if attribution is Attribution.ORIGIN_FAULT:
             yield Finding(FindingKind.ORIGIN_FAULT, domain.primary.target, f"{domain.primary.reason}; {why}")

@@ -1,0 +1,123 @@
+"""Reads what every vantage point saw of every watched target within its policy's window: one query for all services."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+from django.db import connection
+
+from services import outcomes
+from storms.detector import Policy, Window
+
+SLACK_SECONDS = 40
+"""A sample's slot may begin this long before its probe is recorded (the longest timeout, and a margin)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    policy_id: int | None
+    target_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All windows of one target under one policy, by vantage point id."""
+
+    windows: dict[int, Window]
+    newest_good_at: datetime | None
+    certificate_expires_at: datetime | None
+
+
+_BAD = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.BAD))
+_SET_ASIDE = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.SET_ASIDE))
+
+# The window of each (target, vantage point) ends at its own newest sample, so that a sample in flight never makes it
+# shorter; staleness is judged apart. Reference sites have no policy and are read under the default one.
+_SQL = f"""
+WITH watched AS (
+    SELECT p.id AS policy_id, t.id AS target_id, p.kind, p.window_seconds, p.closing_samples, s.interval_seconds
+    FROM storm_policies p
+    JOIN services s ON s.id = p.service_id AND s.deleted_at IS NULL
+    JOIN service_domains d ON d.service_id = s.id AND d.deleted_at IS NULL AND d.verified_at IS NOT NULL
+    JOIN targets t ON t.domain_id = d.id AND t.enabled
+    WHERE p.deleted_at IS NULL AND (%(all)s OR s.id = ANY(%(services)s))
+    UNION ALL
+    SELECT NULL, t.id, 'http_availability', %(own_window)s, %(own_closing)s, %(own_interval)s
+    FROM targets t WHERE t.role = 'reference' AND t.enabled AND %(all)s
+), seen AS (
+    SELECT w.*, x.vantage_point_id, x.at, x.outcome, x.reason, x.is_blind, x.certificate_expires_at,
+        CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END AS is_bad,
+        x.outcome IN ({_SET_ASIDE}) AS is_set_aside,
+        max(x.at) OVER pair AS newest_at,
+        max(x.at) FILTER (
+            WHERE CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END
+        ) OVER pair AS last_bad_at
+    FROM watched w
+    JOIN probe_samples x ON x.target_id = w.target_id
+        AND x.slot_at > %(now)s - make_interval(secs =>
+            greatest(w.window_seconds, (w.closing_samples + 2) * w.interval_seconds) + {SLACK_SECONDS})
+        AND x.at <= %(now)s
+    WHERE x.outcome <> 'unknown'
+    WINDOW pair AS (PARTITION BY w.policy_id, w.target_id, x.vantage_point_id)
+), judged AS (
+    SELECT *, NOT is_bad AND NOT is_set_aside AND NOT is_blind AS is_good,
+        at > newest_at - make_interval(secs => window_seconds) AS is_in_window
+    FROM seen
+)
+SELECT policy_id, target_id, vantage_point_id,
+    count(*) FILTER (WHERE is_in_window AND is_good),
+    count(*) FILTER (WHERE is_in_window AND is_bad AND NOT is_blind),
+    count(*) FILTER (WHERE is_in_window AND outcome = 'blocked' AND NOT is_blind),
+    max(newest_at),
+    count(*) FILTER (WHERE is_good AND at > coalesce(last_bad_at, '-infinity')),
+    min(at) FILTER (WHERE is_good AND at > coalesce(last_bad_at, '-infinity')),
+    array_agg(outcome) FILTER (WHERE is_in_window AND is_bad AND NOT is_blind),
+    (array_agg(reason ORDER BY at DESC) FILTER (WHERE is_in_window AND is_bad AND NOT is_blind))[1],
+    bool_or(is_blind) FILTER (WHERE at = newest_at),
+    max(at) FILTER (WHERE is_good),
+    (array_agg(certificate_expires_at ORDER BY at DESC) FILTER (WHERE certificate_expires_at IS NOT NULL))[1]
+FROM judged
+GROUP BY policy_id, target_id, vantage_point_id
+"""  # noqa: S608
+
+
+def read(now: datetime, service_ids: Collection[int] | None, blind_points: Collection[int]) -> dict[Key, Seen]:
+    """Windows by policy and target. `service_ids` None: every service, and the reference sites."""
+    default = Policy()
+    parameters = {
+        "now": now,
+        "all": service_ids is None,
+        "services": list(service_ids or []),
+        "own_window": default.window_seconds,
+        "own_closing": default.closing_samples,
+        "own_interval": settings.PROBE_OWN_INTERVAL_SECONDS,
+    }
+    windows: dict[Key, dict[int, Window]] = defaultdict(dict)
+    newest_good: dict[Key, datetime] = {}
+    expiries: dict[Key, datetime] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_SQL, parameters)
+        for (
+            policy, target, point, good, bad, blocked, newest, run, run_start, bad_outcomes, reason, blind, last_good, expiry
+        ) in cursor.fetchall():  # fmt: skip
+            key = Key(policy, target)
+            windows[key][point] = Window(
+                good, bad, blocked, newest, run, run_start, _counts(bad_outcomes), reason or "",
+                bool(blind) or point in blind_points,
+            )  # fmt: skip
+            if last_good:
+                newest_good[key] = max(newest_good.get(key, last_good), last_good)
+            if expiry:
+                expiries[key] = min(expiries.get(key, expiry), expiry)
+    return {key: Seen(seen, newest_good.get(key), expiries.get(key)) for key, seen in windows.items()}
+
+
+def _counts(names: list[str] | None) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names or ():
+        counts[name] = counts.get(name, 0) + 1
+    return counts
