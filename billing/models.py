@@ -137,7 +137,7 @@ class UsageSnapshot(models.Model):
     window_end = models.DateTimeField()
     bytes = models.BigIntegerField()
     requests = models.BigIntegerField()
-    grade = models.CharField(max_length=2, default="E2", help_text="E1 request rows, E2 minute buckets, E3 time share, E4 sampled.")
+    grade = models.CharField(max_length=2, default="E2", help_text="E1 request rows, E2 minutes, E3 time share, E4 sampled.")
     updated_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

@@ -177,7 +177,7 @@ class Migration(migrations.Migration):
                 ('window_end', models.DateTimeField()),
                 ('bytes', models.BigIntegerField()),
                 ('requests', models.BigIntegerField()),
-                ('grade', models.CharField(default='E2', help_text='E1 request rows, E2 minute buckets, E3 time share, E4 sampled.', max_length=2)),
+                ('grade', models.CharField(default='E2', help_text='E1 request rows, E2 minutes, E3 time share, E4 sampled.', max_length=2)),
                 ('updated_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('customer', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='customers.customer')),
                 ('service', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='usage_snapshots', to='services.service')),
