@@ -118,6 +118,10 @@ class Server:
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
+    def start(self) -> None:
+        """Start and return when it answers. Raises EmbeddedError."""
+        raise NotImplementedError
+
     def _spawn(self, command: Sequence[str], death_signal: int, **options: object) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
@@ -125,7 +129,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=child_of_this_process(death_signal),  # noqa: PLW1509
+                preexec_fn=child_of_this_process(death_signal),
                 **options,  # type: ignore[call-overload]
             )
 
@@ -196,7 +200,11 @@ class Postgres(Server):
             return
         found = marker.read_text().strip()
         said = subprocess.run(  # noqa: S603
-            [str(binaries / "postgres"), "--version"], env=dict(environment), capture_output=True, text=True, check=False
+            [str(binaries / "postgres"), "--version"],
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout
         ours = said.split()[-1].split(".")[0] if said else "?"
         if found != ours:
@@ -211,7 +219,13 @@ class Postgres(Server):
             "--no-sync", "--no-instructions",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603
-            command, env=dict(environment), cwd="/", capture_output=True, text=True, check=False, **_as_user(user)
+            command,
+            env=dict(environment),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            **_as_user(user),  # type: ignore[call-overload]
         )
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]

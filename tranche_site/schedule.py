@@ -1,0 +1,56 @@
+"""The whole beat schedule. Rows are seeded into the console, create-only: an operator's change stays.
+
+Every task is cheap, safe to run twice, and expires before its next turn; what is due lives in tables, not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    name: str
+    task: str
+    every_seconds: int
+    description: str
+    queue: str = "default"
+
+
+SCHEDULE = [
+    Entry("Keep probing", "services.keep_probing", 5, "Wakes every vantage point's prober and shows it changes."),
+    Entry("Judge storms", "tranche_site.react", 2, "Judges every service; steers those whose state changed.", "storms"),
+    Entry("Steer DNS", "dns.steer", 2, "Plans weights, writes what is due, looks at what is on its way.", "dns"),
+    Entry("Look for drift", "dns.look_for_drift", 60, "Asks the authoritative servers about every record set.", "dns"),
+    Entry("Collect usage", "billing.collect_usage", 10, "Reads new CDN logs from every usage source.", "billing"),
+    Entry(
+        "Draft invoices", "billing.draft_invoices", 300, "Recomputes the drafts of this month and the last.", "billing"
+    ),
+    Entry("Finalize invoices", "billing.finalize_invoices", 3600, "Issues drafts past their grace period.", "billing"),
+    Entry("Maintain partitions", "services.maintain_partitions", 3600, "Makes and drops the samples' day partitions."),
+]
+
+
+def seed() -> list[str]:
+    """Create the rows that are missing. Returns their names."""
+    made = []
+    for entry in SCHEDULE:
+        interval, _ = IntervalSchedule.objects.get_or_create(every=entry.every_seconds, period=IntervalSchedule.SECONDS)
+        _, created = PeriodicTask.objects.get_or_create(
+            name=entry.name,
+            defaults={
+                "task": entry.task,
+                "interval": interval,
+                "queue": entry.queue,
+                "expire_seconds": entry.every_seconds,
+                "description": entry.description,
+                # Without it a restart more often than the interval would put a long interval off for ever.
+                "last_run_at": timezone.now(),
+            },
+        )
+        if created:
+            made.append(entry.name)
+    return made

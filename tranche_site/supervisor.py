@@ -1,0 +1,192 @@
+"""Runs the whole stack as child processes: `manage.py up`.
+
+Postgres → Valkey → prepare (migrate, static files, seeds) → workers, beat, web, demo world → ready. The death of one
+child stops the rest; Ctrl-C and SIGTERM stop everything in order; children die with a killed supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from tranche_site.floor.embedded import EmbeddedError, Postgres, Server, Valkey, child_of_this_process
+
+MANAGE = str(Path(__file__).resolve().parent.parent / "manage.py")
+READY_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+
+class Stopped(Exception):
+    """The stack stops: `message` says why, `failed` whether that is a failure."""
+
+    def __init__(self, message: str, *, failed: bool) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run. `ports` are checked before anything starts."""
+
+    home: Path
+    port: int
+    postgres: bool
+    valkey: bool
+    vantage_points: Sequence[str] = ()
+    demo: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+    ports: Sequence[tuple[str, int, str]] = ()
+
+
+class Supervisor:
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._say = say
+        self._servers: list[Server] = []
+        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._environment = {**os.environ, **plan.environment}
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Start, stay until a signal or a dead child or `until()`, stop. Raises Stopped if that is a failure."""
+        started = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
+        try:
+            self.start()
+            self._say(f"ready in {time.monotonic() - started:.1f} s: http://127.0.0.1:{self._plan.port}/")
+            while not until():
+                self.check()
+                time.sleep(0.1)
+        except Stopped as stopped:
+            if stopped.failed:
+                raise
+        except EmbeddedError as error:
+            raise Stopped(str(error), failed=True) from error
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            self.stop()
+            self._say("stopped cleanly")
+
+    def start(self) -> None:
+        plan = self._plan
+        for address, port, purpose in [("127.0.0.1", plan.port, "the web server"), *plan.ports]:
+            _refuse_taken(address, port, purpose)
+        plan.home.mkdir(parents=True, exist_ok=True)
+        if plan.postgres:
+            self._start_server(Postgres(plan.home))
+        if plan.valkey:
+            self._start_server(Valkey(plan.home))
+        self._prepare()
+        celery = [sys.executable, "-m", "celery", "-A", "tranche_site"]
+        flags = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+        if plan.demo:
+            self._spawn("demo", [sys.executable, MANAGE, "demo"])
+        queues = "default,storms,dns,billing,webhooks"
+        self._spawn("worker", [*celery, "worker", "-n", "main@%h", "-Q", queues, "-c", "2", *flags])
+        if plan.vantage_points:
+            probes = ",".join(f"probe.{name}" for name in plan.vantage_points)
+            self._spawn(
+                "prober", [*celery, "worker", "-n", "probe@%h", "-Q", probes, "-P", "threads", "-c", "2", *flags]
+            )
+        self._spawn("beat", [*celery, "beat", "--pidfile=", "--loglevel", "WARNING"])
+        self._spawn(
+            "web",
+            [sys.executable, "-m", "gunicorn", "tranche_site.wsgi", "-b", f"127.0.0.1:{plan.port}", "--threads", "8",
+             "-w", "1", "--log-level", "warning"],
+        )  # fmt: skip
+        self._await_web()
+
+    def check(self) -> None:
+        """Raise Stopped if a child or server has died."""
+        watched = [*self._children, *((s.name, s.process) for s in self._servers if s.process)]
+        for name, process in watched:
+            if process.poll() is not None:
+                raise Stopped(f"{name} died (exit {process.returncode}); see {self.log_of(name)}", failed=True)
+
+    def stop(self) -> None:
+        """Web first, the databases last."""
+        for _, process in reversed(self._children):
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for _, process in reversed(self._children):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for server in reversed(self._servers):
+            server.stop()
+
+    def log_of(self, name: str) -> Path:
+        return self._plan.home / f"{name}.log"
+
+    def _start_server(self, server: Server) -> None:
+        self._servers.append(server)
+        server.start()
+
+    def _spawn(self, name: str, command: Sequence[str]) -> None:
+        with self.log_of(name).open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                env=self._environment,
+                cwd=Path(MANAGE).parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=child_of_this_process(signal.SIGTERM),
+            )
+        self._children.append((name, process))
+
+    def _prepare(self) -> None:
+        command = [sys.executable, MANAGE, "prepare", *(["--demo"] if self._plan.demo else [])]
+        done = subprocess.run(  # noqa: S603
+            command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            preexec_fn=child_of_this_process(signal.SIGTERM),
+        )  # fmt: skip
+        self.log_of("prepare").write_text(done.stdout + done.stderr)
+        for line in done.stdout.splitlines():
+            self._say(line)
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            raise Stopped(f"could not prepare the database: {last} (all of it: {self.log_of('prepare')})", failed=True)
+
+    def _await_web(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        url = f"http://127.0.0.1:{self._plan.port}/healthz"
+        while True:
+            self.check()
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:
+                if response.status == 200:
+                    return
+            if time.monotonic() > deadline:
+                raise Stopped(
+                    f"the web server did not answer within {READY_SECONDS:.0f} s; see {self.log_of('web')}", failed=True
+                )
+            time.sleep(0.05)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name, failed=False)
+
+
+def _refuse_taken(address: str, port: int, purpose: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise Stopped(
+                f"port {port} on {address}, for {purpose}, can't be used: {error.strerror}", failed=True
+            ) from None
