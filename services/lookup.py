@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -253,13 +254,16 @@ def override_for(name: str) -> list[Server]:
 
 
 def authoritative_servers(name: str) -> tuple[str, list[Server]]:
-    """The zone that holds `name`, and every address of its name servers. Raises LookupFailed."""
+    """The zone that holds `name`, and every address of its name servers, IPv6 only where we have it.
+
+    Raises LookupFailed.
+    """
     if found := _override(name):
         return found
     zone, names = _delegation(name.rstrip(".").lower())
-    addresses = _addresses(names)
+    addresses = [address for address in _addresses(names) if _has_route(address)]
     if not addresses:
-        raise LookupFailed(f"none of the name servers of {zone} has an address: {', '.join(names)}")
+        raise LookupFailed(f"no name server of {zone} has an address that we can reach: {', '.join(names)}")
     if settings.PROBE_ALLOW_PRIVATE:
         return zone, [(address, DNS_PORT) for address in addresses]
     # Whoever owns a zone chooses these addresses; they must not lead us into our own networks.
@@ -299,6 +303,18 @@ def _addresses(names: list[str]) -> list[str]:
     answers = _resolve([(name, qtype) for name in names for qtype in ("A", "AAAA")])
     found = (record.value for answer in answers for record in answer.records if record.type in ("A", "AAAA"))
     return list(dict.fromkeys(found))
+
+
+def _has_route(address: str) -> bool:
+    """False for IPv6 on a machine without it: such a server isn't silent, we are. Connecting UDP sends nothing."""
+    if ":" not in address:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, DNS_PORT))
+    except OSError:
+        return False
+    return True
 
 
 def _resolve(questions: list[tuple[str, str]]) -> list[Answer]:

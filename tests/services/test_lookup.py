@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import socket
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def reply(query: Any, *lines: str, rcode: str = "NOERROR") -> Any:
     return message
 
 
-# --- PowerDNS -----------------------------------------------------------------------------------------------------
+# --- PowerDNS -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -251,7 +253,7 @@ def test_no_mangled_message_gets_past_the_error(scripted: ScriptedDns) -> None:
     assert any(answer.error for answer in answers)
 
 
-# --- whom to ask ------------------------------------------------------------------------------------------------------
+# --- whom to ask ----------------------------------------------------------------------------------------------------
 
 
 def test_an_override_is_taken_by_the_longest_suffix_at_a_dot(settings: Any) -> None:
@@ -290,7 +292,7 @@ def test_an_override_without_a_server_fails(settings: Any, text: str) -> None:
 
 
 @pytest.fixture
-def delegated(powerdns: PowerDns, settings: Any) -> PowerDns:
+def delegated(powerdns: PowerDns, settings: Any, monkeypatch: pytest.MonkeyPatch) -> PowerDns:
     """PowerDNS plays the resolver: it knows the zone, a zone below it, and their name servers' addresses."""
     powerdns.zone("cust.test", ("ns1.cust.test", "ns2.cust.test"))
     powerdns.put("cust.test", "ns1.cust.test", "A", "192.0.2.1")
@@ -298,6 +300,7 @@ def delegated(powerdns: PowerDns, settings: Any) -> PowerDns:
     powerdns.put("cust.test", "ns2.cust.test", "A", "192.0.2.2")
     powerdns.zone("sub.cust.test", ("ns2.cust.test",))
     settings.DNS_RESOLVERS = [powerdns.text]
+    monkeypatch.setattr(lookup, "_has_route", lambda address: True)
     return powerdns
 
 
@@ -317,7 +320,7 @@ def test_no_zone_no_address_and_no_resolver_are_failures(
     delegated: PowerDns, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delegated.zone("lonely.test", ("ns1.nowhere.cust.test",))
-    with pytest.raises(LookupFailed, match=r"none of the name servers of lonely\.test has an address"):
+    with pytest.raises(LookupFailed, match=r"no name server of lonely\.test has an address"):
         authoritative_servers("www.lonely.test")
     settings.DNS_RESOLVERS = [f"127.0.0.1:{free_port()}"]
     with pytest.raises(LookupFailed, match=r"asked for the name servers of www\.cust\.test: can't be reached"):
@@ -361,6 +364,20 @@ def test_name_servers_in_our_own_networks_are_not_asked(delegated: PowerDns, set
     assert authoritative_servers("www.cust.test") == ("cust.test", [("8.8.8.8", 53)])
     with pytest.raises(LookupFailed, match=r"may not be asked: 192\.0\.2\.2 is in"):
         authoritative_servers("www.sub.cust.test")
+
+
+def test_addresses_without_a_route_are_left_out(delegated: PowerDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_has_route", lambda address: ":" not in address)
+    assert authoritative_servers("cust.test") == ("cust.test", [("192.0.2.1", 53), ("192.0.2.2", 53)])
+
+
+def test_an_address_that_cannot_be_connected_to_has_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(_socket: object, _address: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    assert lookup._has_route("192.0.2.1")
+    assert not lookup._has_route("2001:db8::1")
 
 
 def test_the_systems_resolvers_are_read(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_replaced_token_verifies_nothing(zone: PowerDns) -> None:
     assert domain.verified_at is None
 
 
-# --- several servers ----------------------------------------------------------------------------------------------
+# --- several servers ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_a_zone_that_cannot_be_found_is_said_and_the_sentence_fits(settings: Any
     assert len(domain.check_result) <= 300
 
 
-# --- several customers --------------------------------------------------------------------------------------------
+# --- several customers ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
