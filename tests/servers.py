@@ -170,7 +170,7 @@ class ScriptedDns:
             server.server_close()
 
 
-class _ScriptedHandler(DNSHandler):  # type: ignore[misc]
+class _ScriptedHandler(DNSHandler):
     def get_reply(self, data: bytes) -> bytes:
         dns: ScriptedDns = self.server.resolver
         query = dnslib.DNSRecord.parse(data)
