@@ -1,0 +1,160 @@
+"""Services, their domains, and the CDNs that paths can name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_filters.rest_framework import ChoiceFilter, FilterSet, TypedChoiceFilter
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from services import hostnames
+from services.models import Cdn, Service, ServiceDomain, Target
+from tranche_site.floor.problems import Conflict
+from tranche_site.floor.scoped import (
+    ApiViewSet,
+    IdFilter,
+    OwnedViewSet,
+    OwnRow,
+    ReadViewSet,
+    StrictSerializer,
+    customer_of,
+)
+
+
+class ServiceSerializer(StrictSerializer):
+    """A unit of failover: its domains move together."""
+
+    class Meta:
+        model = Service
+        fields = [
+            "id", "name", "probe_method", "probe_path", "expected_statuses", "body_marker", "timeout_seconds",
+            "interval_seconds", "created_at",
+        ]  # fmt: skip
+
+
+class ServiceViewSet(OwnedViewSet, mixins.UpdateModelMixin):
+    """Services. Deleting one deletes its domains and policies, too."""
+
+    queryset = Service.objects.live()
+    serializer_class = ServiceSerializer
+
+
+# --- domains -------------------------------------------------------------------------------------------------------
+
+
+class ChallengeSerializer(serializers.Serializer[ServiceDomain]):
+    """The TXT record that proves a domain."""
+
+    name = serializers.CharField(source="challenge_name")
+    value = serializers.CharField(source="challenge_value")
+
+
+class DomainSerializer(StrictSerializer):
+    """One hostname of a service. It is acted on once the TXT record of its challenge proves it."""
+
+    service = OwnRow(queryset=Service.objects.live())
+    challenge = ChallengeSerializer(source="*", read_only=True)
+
+    class Meta:
+        model = ServiceDomain
+        fields = [
+            "id", "service", "hostname", "challenge", "verified_at", "checked_at", "check_result", "created_at",
+        ]  # fmt: skip
+
+    def validate_hostname(self, hostname: str) -> str:
+        """A claim blocks nobody, but what another customer has proven is taken."""
+        hostname = hostnames.normalize(hostname)
+        others = ServiceDomain.objects.verified().exclude(customer=customer_of(self.context["request"]))
+        if others.filter(hostname=hostname).exists():
+            raise Conflict({"hostname": ["Another customer has proven this hostname."]}, "taken")
+        return hostname
+
+
+class DomainFilter(FilterSet):
+    service = IdFilter()
+
+
+class DomainViewSet(OwnedViewSet):
+    """The hostnames of services."""
+
+    queryset = ServiceDomain.objects.live()
+    serializer_class = DomainSerializer
+    filterset_class = DomainFilter
+
+    @extend_schema(request=None, responses=DomainSerializer)
+    @action(detail=True, methods=["post"])
+    def check(self, request: Request, **kwargs: Any) -> Response:
+        """Look for the challenge in DNS now."""
+        from services import proof  # asks DNS servers; nothing else here needs it
+
+        return Response(self.get_serializer(proof.check(self.get_object())).data)
+
+
+# --- CDNs and paths ------------------------------------------------------------------------------------------------
+
+
+class CdnSerializer(serializers.ModelSerializer[Cdn]):
+    class Meta:
+        model = Cdn
+        fields = ["slug", "name"]
+
+
+class CdnViewSet(ApiViewSet, mixins.ListModelMixin):
+    """The CDNs that Tranche knows: the same for every customer."""
+
+    queryset = Cdn.objects.all()
+    serializer_class = CdnSerializer
+
+
+class CdnSlug(serializers.SlugRelatedField[Cdn]):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(slug_field="slug", queryset=Cdn.objects.all(), **kwargs)
+
+    def to_internal_value(self, data: Any) -> Cdn:
+        # Checked as text first: Postgres can't even be asked for a NUL.
+        return super().to_internal_value(serializers.SlugField().run_validation(data))
+
+
+class PathSerializer(StrictSerializer):
+    """One way to reach a domain: through a CDN, or (role origin) past every CDN, as a witness."""
+
+    domain = OwnRow(queryset=ServiceDomain.objects.live())
+    role = serializers.ChoiceField(
+        choices=[choice for choice in Target.Role.choices if choice[0] in Target.DOMAIN_ROLES]
+    )
+    cdn = CdnSlug(allow_null=True, required=False)
+
+    class Meta:
+        model = Target
+        fields = [
+            "id", "domain", "role", "rank", "cdn", "address", "port", "probe_path", "capacity_percent", "enabled",
+            "created_at",
+        ]  # fmt: skip
+        # Usage, weights and verdicts of the past point at a path: it keeps its meaning.
+        fixed = ("domain", "role")
+
+
+class PathFilter(FilterSet):
+    service = IdFilter(field_name="domain__service")
+    domain = IdFilter()
+    role = ChoiceFilter(choices=Target.Role.choices)
+    # Not a BooleanFilter, which takes what it does not understand for no filter at all.
+    enabled = TypedChoiceFilter(choices=[("true", "true"), ("false", "false")], coerce=lambda text: text == "true")
+
+
+class PathViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.UpdateModelMixin, mixins.DestroyModelMixin):
+    """The CDN paths of domains and their origin witnesses. Deleting one switches it off; its history stays."""
+
+    queryset = Target.objects.filter(
+        domain__deleted_at__isnull=True, domain__service__deleted_at__isnull=True
+    ).select_related("cdn")
+    serializer_class = PathSerializer
+    filterset_class = PathFilter
+
+    def perform_destroy(self, instance: Target) -> None:
+        instance.enabled = False
+        instance.save(update_fields=["enabled"])
