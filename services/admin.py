@@ -1,0 +1,291 @@
+"""What is protected, what is probed, and from where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.html import format_html
+
+from services import proof
+from services.models import Cdn, Service, ServiceDomain, Target, VantagePoint
+from tranche_site.floor.console_admin import (
+    ActionVariant,
+    AutocompleteSelectFilter,
+    ModelAdmin,
+    ReadOnlyInline,
+    SoftDelete,
+    TabularInline,
+    action,
+    confirmed,
+    display,
+    refused,
+    settled,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from django import forms
+
+ROLE_COLOURS = {
+    "primary": "primary",
+    "backup": "info",
+    "origin witness": "warning",
+    "reference site": "success",
+    "canary": "",
+}
+PROOF_COLOURS = {"verified": "success", "not verified": "warning", "deleted": "danger"}
+
+
+def _proof_state(domain: ServiceDomain) -> str:
+    if domain.deleted_at:
+        return "deleted"
+    return "verified" if domain.verified_at else "not verified"
+
+
+class DomainInline(ReadOnlyInline):
+    model = ServiceDomain
+    fields = ["hostname", "state", "check_result", "checked_at"]
+    readonly_fields = ["state"]
+    verbose_name_plural = "domains"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ServiceDomain]:
+        found: QuerySet[ServiceDomain] = super().get_queryset(request)
+        return found.filter(deleted_at__isnull=True)
+
+    @display(description="state", label=PROOF_COLOURS)
+    def state(self, domain: ServiceDomain) -> str:
+        return _proof_state(domain)
+
+
+@admin.register(Service)
+class ServiceAdmin(SoftDelete):
+    list_display = ["name", "customer", "domain_count", "probe", "interval", "created_at"]
+    list_select_related = ["customer"]
+    list_filter = [("customer", AutocompleteSelectFilter)]
+    search_fields = ["name", "customer__name", "domains__hostname"]
+    autocomplete_fields = ["customer"]
+    fixed_fields = ("customer",)
+    readonly_fields = ["created_at", "deleted_at"]
+    fieldsets = [
+        (None, {"fields": ["customer", "name"]}),
+        (
+            "Probe",
+            {
+                "fields": [
+                    ("probe_method", "probe_path"), ("expected_statuses", "body_marker"),
+                    ("interval_seconds", "timeout_seconds"),
+                ],
+                "description": "The same request goes through the primary, every backup and the origin witness.",
+            },
+        ),
+        ("Dates", {"fields": [("created_at", "deleted_at")]}),
+    ]  # fmt: skip
+    inlines = [DomainInline]
+    actions_detail = ["add_domain", "delete_softly"]
+    empty_hint = "A service is what fails over as a whole, such as “app”. Add one, then its domains."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Service]:
+        found: QuerySet[Service] = super().get_queryset(request)
+        in_use = Count("domains", filter=Q(domains__deleted_at__isnull=True), distinct=True)
+        return found.annotate(domain_count=in_use).order_by("id")
+
+    @display(description="domains", ordering="domain_count")
+    def domain_count(self, row: Any) -> str:
+        url = f"{reverse('admin:services_servicedomain_changelist')}?service__id__exact={row.pk}"
+        return format_html('<a href="{}">{}</a>', url, row.domain_count)
+
+    @display(description="probe")
+    def probe(self, row: Service) -> str:
+        return f"{row.probe_method} {row.probe_path}"
+
+    @display(description="every", ordering="interval_seconds")
+    def interval(self, row: Service) -> str:
+        return f"{row.interval_seconds} s"
+
+    def get_inlines(self, request: HttpRequest, obj: Service | None) -> list[Any]:
+        return super().get_inlines(request, obj) if obj else []
+
+    def response_post_save_add(self, request: HttpRequest, obj: Service) -> HttpResponse:
+        return redirect(self.url_of(obj))
+
+    def remove(self, row: Service, now: datetime) -> None:
+        """Its domains go with it, so that another service may claim their hostnames."""
+        with transaction.atomic():
+            super().remove(row, now)
+            row.domains.filter(deleted_at__isnull=True).update(deleted_at=now)
+
+    @action(description="Add domain", permissions=["change"], icon="add")
+    def add_domain(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        service = self.row_of(request, object_id, "add_domain")
+        return redirect(f"{reverse('admin:services_servicedomain_add')}?service={service.pk}")
+
+
+class TargetInline(TabularInline):
+    model = Target
+    fields = ["role", "rank", "cdn", "address", "port", "capacity_percent", "enabled"]
+    verbose_name_plural = "paths and origin witness"
+    can_delete = False  # usage and verdicts point at them: switch them off instead
+
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "role":
+            kwargs["choices"] = [(role.value, role.label) for role in Target.Role if role in Target.DOMAIN_ROLES]
+        return super().formfield_for_choice_field(db_field, request, **kwargs)
+
+
+class ProofFilter(admin.SimpleListFilter):
+    title = "proof"
+    parameter_name = "verified"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "verified"), ("no", "not verified")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[ServiceDomain]) -> QuerySet[ServiceDomain]:
+        if self.value() in ("yes", "no"):
+            return queryset.filter(verified_at__isnull=self.value() == "no")
+        return queryset
+
+
+@admin.register(ServiceDomain)
+class ServiceDomainAdmin(SoftDelete):
+    list_display = ["hostname", "service", "customer", "state", "check_result", "checked_at"]
+    list_select_related = ["service", "customer"]
+    list_filter = [ProofFilter, ("service", AutocompleteSelectFilter), ("customer", AutocompleteSelectFilter)]
+    search_fields = ["hostname", "service__name", "customer__name"]
+    autocomplete_fields = ["service"]
+    # A verified hostname that could be edited would be a proof for another name.
+    fixed_fields = ("service", "hostname")
+    readonly_fields = [
+        "state", "record_name", "record_value", "check_result", "checked_at", "verified_at", "created_at", "deleted_at",
+    ]  # fmt: skip
+    fieldsets = [
+        (None, {"fields": [("service", "hostname")]}),
+        (
+            "Proof of control",
+            {
+                "fields": ["state", "record_name", "record_value", "check_result", ("checked_at", "verified_at")],
+                "description": "The customer publishes this TXT record; “Check proof now” looks for it at every "
+                "name server of the zone.",
+            },
+        ),
+        ("Dates", {"fields": [("created_at", "deleted_at")]}),
+    ]
+    add_fieldsets = [(None, {"fields": ["service", "hostname"]})]
+    inlines = [TargetInline]
+    actions_detail = ["check_proof", "delete_softly"]
+    empty_hint = "Add a hostname of a service; its page then shows the TXT record that proves it."
+
+    @display(description="state", label=PROOF_COLOURS)
+    def state(self, domain: ServiceDomain) -> str:
+        return _proof_state(domain)
+
+    @display(description="TXT record name")
+    def record_name(self, domain: ServiceDomain) -> str:
+        return format_html('<code class="tr-copy">{}</code>', domain.challenge_name)
+
+    @display(description="TXT record value")
+    def record_value(self, domain: ServiceDomain) -> str:
+        return format_html('<code class="tr-copy">{}</code>', domain.challenge_value)
+
+    def get_inlines(self, request: HttpRequest, obj: ServiceDomain | None) -> list[Any]:
+        return super().get_inlines(request, obj) if obj else []
+
+    def response_post_save_add(self, request: HttpRequest, obj: ServiceDomain) -> HttpResponse:
+        return redirect(self.url_of(obj))  # shows the record to publish
+
+    @confirmed(
+        "Check proof now",
+        "Asks the zone’s name servers for the TXT record. This takes a few seconds.",
+        submit="Check",
+        icon="verified",
+        variant=ActionVariant.PRIMARY,
+    )
+    def check_proof(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        domain = proof.check(self.row_of(request, object_id, "check_proof"))
+        self.log_change(request, domain, f"Checked the proof: {domain.check_result}")
+        answer = settled if domain.verified_at else refused
+        return answer(request, self.url_of(domain), f"{domain}: {domain.check_result or _proof_state(domain)}")
+
+
+@admin.register(Target)
+class TargetAdmin(ModelAdmin):
+    list_display = ["hostname_probed", "role_label", "rank", "cdn", "address", "port", "capacity", "enabled"]
+    list_select_related = ["domain", "cdn"]
+    list_filter = [
+        "role",
+        "enabled",
+        "cdn",
+        ("domain", AutocompleteSelectFilter),
+        ("domain__service", AutocompleteSelectFilter),
+        ("customer", AutocompleteSelectFilter),
+    ]
+    search_fields = ["domain__hostname", "hostname", "address", "cdn__name"]
+    autocomplete_fields = ["domain", "cdn"]
+    fixed_fields = ("domain",)
+    readonly_fields = ["created_at"]
+    fieldsets = [
+        (None, {"fields": [("role", "rank"), "domain", "hostname"]}),
+        ("Where to connect", {"fields": ["cdn", ("address", "port"), "probe_path"]}),
+        ("Use", {"fields": [("capacity_percent", "enabled"), "created_at"]}),
+    ]
+    empty_hint = "Paths and origin witnesses are added on their domain’s page; reference sites and canaries here."
+
+    @display(description="host", ordering="domain__hostname")
+    def hostname_probed(self, target: Target) -> str:
+        return target.host
+
+    @display(description="role", ordering="role", label=ROLE_COLOURS)
+    def role_label(self, target: Target) -> str:
+        return str(target.get_role_display())
+
+    @display(description="capacity", ordering="capacity_percent")
+    def capacity(self, target: Target) -> str:
+        return f"{target.capacity_percent} %"
+
+    def has_delete_permission(self, request: HttpRequest, obj: Target | None = None) -> bool:
+        return False  # usage, verdicts and weights point at it: switch it off instead
+
+
+@admin.register(Cdn)
+class CdnAdmin(ModelAdmin):
+    list_display = ["name", "slug", "shown_suffixes"]
+    search_fields = ["name", "slug"]
+    prepopulated_fields = {"slug": ["name"]}
+    empty_hint = "Add every CDN that a customer uses as primary or backup."
+
+    @display(description="edge suffixes")
+    def shown_suffixes(self, cdn: Cdn) -> str:
+        return ", ".join(cdn.suffixes) or "-"
+
+
+STATE_COLOURS = {"active": "success", "shadow": "info", "off": ""}
+
+
+@admin.register(VantagePoint)
+class VantagePointAdmin(ModelAdmin):
+    list_display = ["name", "region", "network", "state_label", "sight", "last_probe_at"]
+    list_filter = ["state", "region"]
+    search_fields = ["name", "region", "network"]
+    fixed_fields = ("name",)  # its Celery queue is named after it
+    readonly_fields = ["sight", "blind_since", "blind_reason", "last_probe_at"]
+    fieldsets = [
+        (None, {"fields": ["name", ("region", "network"), ("state", "source_address")]}),
+        ("What it sees", {"fields": ["sight", "blind_reason", ("blind_since", "last_probe_at")]}),
+    ]
+    empty_hint = "Nothing is probed without a vantage point: add two per region, on distinct networks."
+
+    @display(description="state", ordering="state", label=STATE_COLOURS)
+    def state_label(self, point: VantagePoint) -> str:
+        return point.state
+
+    @display(description="sight", label={"sees": "success", "blind": "danger", "never probed": "warning"})
+    def sight(self, point: VantagePoint) -> str:
+        if point.blind_since:
+            return "blind"
+        return "sees" if point.last_probe_at else "never probed"

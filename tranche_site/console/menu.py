@@ -1,0 +1,90 @@
+"""The sidebar, in the order of the apps, and the files that every page links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.templatetags.static import static
+from django.urls import reverse
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+# group → (title, icon, model)
+_GROUPS: dict[str, list[tuple[str, str, str]]] = {
+    "Customers": [
+        ("Customers", "apartment", "customers.customer"),
+        ("API keys", "key", "customers.apikey"),
+        ("Events", "history", "customers.event"),
+    ],
+    "Services": [
+        ("Services", "dns", "services.service"),
+        ("Domains", "language", "services.servicedomain"),
+        ("Targets", "route", "services.target"),
+        ("CDNs", "cloud", "services.cdn"),
+        ("Vantage points", "visibility", "services.vantagepoint"),
+    ],
+    "Storms": [
+        ("Storms", "thunderstorm", "storms.stormevent"),
+        ("Policies", "rule", "storms.stormpolicy"),
+        ("Verdicts", "monitor_heart", "storms.pathverdict"),
+        ("Findings", "report", "storms.finding"),
+    ],
+    "DNS": [
+        ("Weight changes", "swap_horiz", "dns.weightchange"),
+        ("Record sets", "balance", "dns.recordset"),
+        ("Pins", "keep", "dns.pin"),
+        ("Freezes", "ac_unit", "dns.freeze"),
+        ("DNS accounts", "manage_accounts", "dns.dnsaccount"),
+        ("Embedded records", "storage", "dns.embeddedrecord"),
+    ],
+    "Billing": [
+        ("Invoices", "receipt_long", "billing.invoice"),
+        ("Contracts", "contract", "billing.contract"),
+        ("Rate cards", "sell", "billing.ratecard"),
+        ("Usage by hour", "bar_chart", "billing.usagesnapshot"),
+        ("Usage sources", "input", "billing.usagesource"),
+        ("Log objects", "folder_zip", "billing.logobject"),
+        ("Unknown hosts", "help", "billing.unknownhostusage"),
+    ],
+    "System": [
+        ("Beat schedule", "schedule", "django_celery_beat.periodictask"),
+        ("Users", "group", "auth.user"),
+        ("Audit log", "fact_check", "admin.logentry"),
+    ],
+}
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    first = {"title": "Dashboard", "icon": "dashboard", "link": reverse("admin:index")}
+    groups = [
+        {"title": group, "separator": True, "items": [_item(*entry) for entry in entries]}
+        for group, entries in _GROUPS.items()
+    ]
+    return [{"items": [first]}, *groups]
+
+
+def _item(title: str, icon: str, model: str) -> dict[str, Any]:
+    app, name = model.split(".")
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse(f"admin:{app}_{name}_changelist"),
+        "permission": _may_see(app, name),
+    }
+
+
+def _may_see(app: str, name: str) -> Callable[[HttpRequest], bool]:
+    def may(request: HttpRequest) -> bool:
+        return any(request.user.has_perm(f"{app}.{verb}_{name}") for verb in ("view", "change"))
+
+    return may
+
+
+def stylesheet(request: HttpRequest) -> str:
+    return static("tranche/console.css")
+
+
+def favicon(request: HttpRequest) -> str:
+    return static("tranche/favicon.svg")

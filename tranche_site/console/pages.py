@@ -1,0 +1,33 @@
+"""The dashboard, whole and as the part that refreshes itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import path
+from django.utils import timezone
+
+from tranche_site.console import board
+
+if TYPE_CHECKING:
+    from django.urls import URLPattern
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    return {**context, "title": "Dashboard", "board": board.read(request.user, timezone.now())}
+
+
+def live(request: HttpRequest) -> HttpResponse:
+    """Not behind `admin_view`: its redirect would put the log-in page into the middle of the dashboard."""
+    if not admin.site.has_permission(request):
+        return HttpResponse(status=401, headers={"HX-Refresh": "true"})
+    response = render(request, "console/board.html", {"board": board.read(request.user, timezone.now())})
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def urls() -> list[URLPattern]:
+    return [path("dashboard/live", live, name="dashboard_live")]

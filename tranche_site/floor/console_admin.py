@@ -1,0 +1,351 @@
+"""What every page of the operator console inherits: the one place where the apps touch unfold.
+
+Conventions that the classes here keep, so that no admin has to:
+
+* times are shown in UTC, to the second, with their age as a tooltip;
+* a change of state that is no edit is an action with a confirmation, sent by POST, and leaves an audit entry;
+* what a person must not write is `ReadOnly`; what is kept after deletion is `SoftDelete`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
+from django.db import models
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.timesince import timesince, timeuntil
+from unfold import admin as unfold_admin
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+from unfold.forms import BaseDialogForm
+from unfold.paginator import InfinitePaginator
+
+if TYPE_CHECKING:
+    from django.contrib.admin.views.main import ChangeList
+
+    Column = Callable[[Any], str]
+
+__all__ = [
+    "ActionVariant",
+    "AutocompleteSelectFilter",
+    "BaseDialogForm",
+    "ChoicesDropdownFilter",
+    "Form",
+    "InfinitePaginator",
+    "ModelAdmin",
+    "RangeDateTimeFilter",
+    "ReadOnly",
+    "ReadOnlyInline",
+    "SoftDelete",
+    "TabularInline",
+    "action",
+    "confirmed",
+    "data_size",
+    "display",
+    "moment",
+    "percent",
+    "refused",
+    "settled",
+    "when",
+]
+
+# --- how values are written -----------------------------------------------------------------------------------------
+
+
+def moment(at: datetime | None) -> str:
+    """A time to the second; its age is the tooltip. The column or label beside it says that it is UTC."""
+    if at is None:
+        return "-"
+    now = timezone.now()
+    age = f"in {timeuntil(at, now)}" if at > now else f"{timesince(at, now)} ago"
+    return format_html(
+        '<time datetime="{}" title="{}" class="whitespace-nowrap">{}</time>',
+        at.isoformat(),
+        age,
+        at.strftime("%Y-%m-%d %H:%M:%S"),
+    )
+
+
+@cache
+def when(field: str) -> Column:
+    """A column, or read-only field, for a model's datetime field."""
+
+    def column(row: Any) -> str:
+        return moment(getattr(row, field))
+
+    column.__name__ = field
+    label = field.removesuffix("_at").replace("_", " ")
+    return display(description=f"{label} (UTC)", ordering=field)(column)
+
+
+def data_size(count: int) -> str:
+    """Decimal units, as CDNs bill them: 1234567 is “1.23 MB”."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if abs(value) < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+
+class Form(forms.ModelForm):
+    """Checks the database's constraints whole, also over fields that the model fills in itself, such as the customer.
+
+    Django skips a constraint that names a field outside the form, and Postgres would then answer with a crash page.
+    `constraint_fields` names the field that a constraint's message belongs to.
+    """
+
+    constraint_fields: dict[str, str] = {}
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if set(self.errors) - {NON_FIELD_ERRORS}:
+            return
+        for constraint in self.instance._meta.constraints:
+            try:
+                constraint.validate(type(self.instance), self.instance)
+            except ValidationError as error:
+                self._place(error, self.constraint_fields.get(constraint.name))
+
+    def _place(self, error: ValidationError, field: str | None) -> None:
+        general = self.errors.get(NON_FIELD_ERRORS)
+        if general is not None:
+            general.data = [said for said in general.as_data() if said.messages[0] not in error.messages]
+            if not general.data:
+                del self.errors[NON_FIELD_ERRORS]
+        self.add_error(field if field in self.fields else None, error.messages)
+
+
+# --- actions --------------------------------------------------------------------------------------------------------
+
+
+def confirmed(
+    description: str,
+    question: str,
+    *,
+    submit: str,
+    permission: str = "change",
+    icon: str | None = None,
+    variant: ActionVariant = ActionVariant.DEFAULT,
+    form_class: type[BaseDialogForm] = BaseDialogForm,
+) -> Callable[[Callable[..., HttpResponse]], Any]:
+    """An action on one row that asks first. A GET shows the question; only the POST of its form acts."""
+    dialog = {"title": description, "description": question, "form_class": form_class, "form_submit_text": submit}
+    return action(description=description, permissions=[permission], icon=icon, variant=variant, dialog=dialog)
+
+
+def settled(request: HttpRequest, url: str, message: str) -> HttpResponse:
+    """The answer of an action that is done: back to a page, with a message, also from within a dialog."""
+    return _leave(request, url, messages.SUCCESS, message)
+
+
+def refused(request: HttpRequest, url: str, message: str) -> HttpResponse:
+    return _leave(request, url, messages.ERROR, message)
+
+
+def _leave(request: HttpRequest, url: str, level: int, message: str) -> HttpResponse:
+    messages.add_message(request, level, message)
+    if "HX-Request" in request.headers:
+        return HttpResponse(headers={"HX-Redirect": url})
+    return HttpResponseRedirect(url)
+
+
+# --- the classes ----------------------------------------------------------------------------------------------------
+
+
+class _Shown:
+    """Reads datetime fields in UTC wherever they are only shown, and keeps `fixed_fields` as they were created."""
+
+    model: type[models.Model]
+    fixed_fields: tuple[str, ...] = ()
+
+    def _is_datetime(self, name: Any) -> bool:
+        fields = {field.name: field for field in self.model._meta.get_fields()}
+        return isinstance(name, str) and isinstance(fields.get(name), models.DateTimeField)
+
+    def _shown(self, names: Any) -> list[Any]:
+        return [when(name) if self._is_datetime(name) else name for name in names]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        names = list(super().get_readonly_fields(request, obj))  # type: ignore[misc]
+        return self._shown(names + [name for name in self.fixed_fields if obj is not None])
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        readonly = self.get_readonly_fields(request, obj)
+        frozen = obj is not None and not self.has_change_permission(request, obj)  # type: ignore[attr-defined]
+        return [
+            (title, {**options, "fields": [self._in_fieldset(name, readonly, frozen) for name in options["fields"]]})
+            for title, options in super().get_fieldsets(request, obj)  # type: ignore[misc]
+        ]
+
+    def _in_fieldset(self, name: Any, readonly: list[Any], frozen: bool) -> Any:
+        if isinstance(name, (list, tuple)):
+            return [self._in_fieldset(part, readonly, frozen) for part in name]
+        return when(name) if self._is_datetime(name) and (frozen or when(name) in readonly) else name
+
+
+class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
+    form = Form
+    list_per_page = 50
+    list_filter_submit = True
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # they count the whole table
+    actions_on_bottom = False
+    warn_unsaved_form = True
+    formfield_overrides = {models.URLField: {"assume_scheme": "https"}}
+    # What an empty list tells the person who looks at it.
+    empty_hint = ""
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return self._shown(super().get_list_display(request))
+
+    def offers(self, action_name: str, row: Any) -> bool:
+        """Whether an action makes sense for this row as it stands now."""
+        return True
+
+    def get_actions_detail(self, request: HttpRequest, object_id: str) -> list[Any]:
+        actions = super().get_actions_detail(request, object_id)
+        row = self.get_object(request, object_id) if actions else None
+        prefix = f"{self.opts.app_label}_{self.opts.model_name}_"
+        return [found for found in actions if row and self.offers(found.action_name.removeprefix(prefix), row)]
+
+    def row_of(self, request: HttpRequest, object_id: str, action_name: str) -> Any:
+        """The row that an action is asked for; refuses what the page would not have offered."""
+        row = self.get_object(request, object_id)
+        if row is None:
+            raise Http404
+        if not self.offers(action_name, row):
+            raise PermissionDenied
+        return row
+
+    def url_of(self, row: models.Model) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[row.pk])
+
+    def list_url(self) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
+
+
+class TabularInline(_Shown, unfold_admin.TabularInline):
+    form = Form
+    extra = 0
+    tab = True
+
+
+class _NobodyWrites:
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class ReadOnly(_NobodyWrites, ModelAdmin):
+    """Rows that machines write, or that must stay as they were written."""
+
+    actions_on_top = True
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class ReadOnlyInline(_NobodyWrites, TabularInline):
+    """Rows of another page, to look at and to go to."""
+
+    show_change_link = True
+    can_delete = False
+    per_page = 20
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return self._shown(super().get_fields(request, obj))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return list({*super().get_readonly_fields(request, obj), *self.get_fields(request, obj)})
+
+
+class DeletedFilter(admin.SimpleListFilter):
+    """Deleted rows are out of sight until somebody asks for them."""
+
+    title = "deleted"
+    parameter_name = "deleted"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Deleted ones"), ("all", "All of them")]
+
+    def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any]:
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(deleted_at__isnull=self.value() != "yes")
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        first, *rest = super().choices(changelist)
+        yield {**first, "display": "Those in use"}
+        yield from rest
+
+
+class SoftDelete(ModelAdmin):
+    """Rows that are kept after deletion, because storms, usage and invoices point at them."""
+
+    actions_detail: Any = ["delete_softly"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and getattr(obj, "deleted_at", None) is None
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        return [*super().get_list_filter(request), DeletedFilter]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: models.QuerySet[Any], search_term: str
+    ) -> tuple[models.QuerySet[Any], bool]:
+        found, may_have_duplicates = super().get_search_results(request, queryset, search_term)
+        if request.resolver_match and request.resolver_match.url_name == "autocomplete":
+            found = found.filter(deleted_at__isnull=True)  # nothing new hangs on what is deleted
+        return found, may_have_duplicates
+
+    def offers(self, action_name: str, row: Any) -> bool:
+        return row.deleted_at is None and super().offers(action_name, row)
+
+    def obstacle(self, row: Any) -> str:
+        """What must happen before `row` can be deleted; empty if nothing."""
+        return ""
+
+    def remove(self, row: Any, now: datetime) -> None:
+        row.deleted_at = now
+        row.save(update_fields=["deleted_at"])
+
+    @confirmed(
+        "Delete",
+        "It disappears from the lists and stops working. Its history stays: storms, usage and invoices point at it.",
+        submit="Delete",
+        icon="delete",
+        variant=ActionVariant.DANGER,
+    )
+    def delete_softly(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        row = self.row_of(request, object_id, "delete_softly")
+        if obstacle := self.obstacle(row):
+            return refused(request, self.url_of(row), obstacle)
+        self.remove(row, timezone.now())
+        self.log_change(request, row, "Deleted.")
+        return settled(request, self.list_url(), f"{row} is deleted.")
