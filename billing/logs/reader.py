@@ -141,12 +141,11 @@ def _workspace(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path, Pa
 
 def _read(duck: duckdb.DuckDBPyConnection, query: RowQuery, log: Path, compression: str) -> LogReading:
     scan = query.scan.format(log=f"'{log}'", compression=f"'{compression}'")
+    groups = _execute(duck, statements.counting(query, scan))
     rows: Counter[int] = Counter()
-    counted: list[tuple[str, int, int, int]] = []
-    for state, read_rows, *volume in _execute(duck, statements.counting(query, scan)):
+    for state, read_rows, *_ in groups:
         rows[state] += read_rows
-        if state == statements.COUNTED:
-            counted.append(tuple(volume))
+    counted = [group[2:] for group in groups if group[0] == statements.COUNTED]
     if rows[statements.OTHER]:
         raise LogUnreadable(query.of_another_kind_reason)
     total = rows.total()
@@ -163,7 +162,7 @@ def _read(duck: duckdb.DuckDBPyConnection, query: RowQuery, log: Path, compressi
     )
 
 
-def _by_normal_form(query: RowQuery, counted: list[tuple[str, int, int, int]]) -> list[HostMinute]:
+def _by_normal_form(query: RowQuery, counted: list[tuple[Any, ...]]) -> list[HostMinute]:
     names = {host: hosts.normal_form(query.decode_host(host)) for host in {host for host, *_ in counted}}
     if len(set(names.values())) == len(names):
         return [HostMinute(names[host], minute, size, requests) for host, minute, size, requests in counted]
