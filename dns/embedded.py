@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 CHANNEL = "embedded_records"
 RELOAD_SECONDS = 5.0
+WAKE_SECONDS = 0.5
+"""How long a stop may have to wait for the loader."""
 _HOPS = 8
 
 
@@ -158,8 +161,10 @@ class EmbeddedDns:
             listener.execute(f"LISTEN {CHANNEL}")
             while not self._stop.is_set():
                 self._resolver.zones = _load()
-                for _ in listener.notifies(timeout=RELOAD_SECONDS, stop_after=1):
-                    pass
+                reload_at = time.monotonic() + RELOAD_SECONDS
+                while not self._stop.is_set() and time.monotonic() < reload_at:
+                    if any(True for _ in listener.notifies(timeout=WAKE_SECONDS, stop_after=1)):
+                        break
 
 
 def _load() -> Zones:

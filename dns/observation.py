@@ -13,6 +13,7 @@ from services import lookup
 SAMPLES_PER_SERVER = 59
 """With 0 leaks among 59 answers, a leak of 5 % or more is ruled out at 95 % confidence."""
 TIMEOUT_SECONDS = 1.0
+MOST_REPEATED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ def look(hostname: str, targets: Mapping[str, str], percents: Mapping[str, int],
     questions = [(server, beacon, "TXT") for server in servers]
     questions += [(server, hostname, "CNAME") for server in servers for _ in range(SAMPLES_PER_SERVER)]
     answers = lookup.ask_all(questions, timeout_seconds=TIMEOUT_SECONDS)
+    # One lost datagram among dozens says nothing: ask again before it counts.
+    failed = [index for index, answer in enumerate(answers) if answer.error]
+    if 0 < len(failed) <= MOST_REPEATED:
+        again = lookup.ask_all([questions[index] for index in failed], timeout_seconds=TIMEOUT_SECONDS)
+        for index, answer in zip(failed, again, strict=True):
+            answers[index] = answer
     beacons, samples = answers[: len(servers)], answers[len(servers) :]
     for answer in beacons:
         if answer.error:

@@ -88,6 +88,7 @@ def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> 
     newest = _newest_changes(ids)
     traffic = _traffic(now)
     plans = []
+    moving = 0  # domains that the plans of this very run take away from their primary
     for service in services:
         record_sets = tuple(d.record_set for d in service.steered)  # type: ignore[attr-defined]
         situation = _situation(service, record_sets, storms.get(service.pk), shares, pins, freezes, newest, now)
@@ -97,7 +98,9 @@ def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> 
             weights.Place(r.domain.hostname, r.zone, r.domain.verified_at is not None, r.ttl_seconds)
             for r in record_sets
         ]
-        refusal = weights.guard(wanted, here, places, traffic(service))
+        refusal = weights.guard(wanted, here, places, traffic(service, moving))
+        if refusal is None and wanted.percents[weights.PRIMARY] < here.get(weights.PRIMARY, 0):
+            moving += len(record_sets)
         plans.append(ServicePlan(service, record_sets, here, wanted, refusal, bool(situation.frozen)))
     return plans
 
@@ -223,7 +226,7 @@ def _problem(service: Service, target: Target, now: datetime) -> str:
     return ""
 
 
-def _traffic(now: datetime) -> Callable[[Service], weights.Traffic]:
+def _traffic(now: datetime) -> Callable[[Service, int], weights.Traffic]:
     """What the guard must know of everybody, read once."""
     total = RecordSet.objects.filter(domain__deleted_at__isnull=True).count()
     since = now - timedelta(seconds=settings.BLAST_RADIUS_SECONDS)
@@ -242,8 +245,8 @@ def _traffic(now: datetime) -> Callable[[Service], weights.Traffic]:
         .values_list("service_id", flat=True)
     )
 
-    def of(service: Service) -> weights.Traffic:
-        others = sum(moved_by_service.values()) - moved_by_service[service.pk]
+    def of(service: Service, planned: int) -> weights.Traffic:
+        others = sum(moved_by_service.values()) - moved_by_service[service.pk] + planned
         return weights.Traffic(
             domains_total=total,
             domains_moved_lately=others,
@@ -366,7 +369,7 @@ def submit(now: datetime, limit: int = 500) -> list[WeightChange]:
         if change is None:
             return written
         written.append(change)
-        _write(change)
+        _write(change, now)
     return written
 
 
@@ -395,7 +398,7 @@ def _claim(now: datetime) -> WeightChange | None:
         return change
 
 
-def _write(change: WeightChange) -> None:
+def _write(change: WeightChange, now: datetime) -> None:
     record_set = RecordSet.objects.select_related("account", "domain").get(pk=change.record_set_id)
     provider = provider_of(record_set)
     fault_point("dns.submitting")
@@ -403,10 +406,10 @@ def _write(change: WeightChange) -> None:
         wanted = weighted_set(record_set, change, provider)
         receipt = provider.apply(wanted)
     except ProviderError as error:
-        _failed(change, error)
+        _failed(change, error, now)
         return
     except ValueError as error:
-        _failed(change, ProviderError(str(error), permanent=True))
+        _failed(change, ProviderError(str(error), permanent=True), now)
         return
     fault_point("dns.submitted")
     confirmed = datetime.now(UTC)
@@ -426,7 +429,7 @@ def _write(change: WeightChange) -> None:
         )  # fmt: skip
 
 
-def _failed(change: WeightChange, error: ProviderError) -> None:
+def _failed(change: WeightChange, error: ProviderError, now: datetime) -> None:
     logger.warning("%s could not be written: %s", change, error)
     wait = (
         PERMANENT_WAIT_SECONDS if error.permanent else BACKOFF_SECONDS[min(change.attempts, len(BACKOFF_SECONDS)) - 1]
@@ -435,7 +438,7 @@ def _failed(change: WeightChange, error: ProviderError) -> None:
         updated = WeightChange.objects.filter(pk=change.pk, state=WeightChange.State.SUBMITTED).update(
             state=WeightChange.State.FAILED if error.permanent else WeightChange.State.WANTED,
             error=str(error),
-            next_attempt_at=datetime.now(UTC) + timedelta(seconds=wait),
+            next_attempt_at=now + timedelta(seconds=wait),
         )
         if updated and error.permanent:
             summary = f"{change.record_set.domain} could not be steered: {error}"

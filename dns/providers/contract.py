@@ -6,11 +6,15 @@ weight of 0 means differs between vendors). Nothing outside `apply` writes.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
 BEACON_LABEL = "_tranche"
+
+_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
+_HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.(?!\d+$){_LABEL}")
 
 
 class ProviderError(Exception):
@@ -51,6 +55,10 @@ class WeightedSet:
             raise ValueError(f"percents must be 0 to 100 with sum 100, not {percents}")
         if len({member.key for member in self.members}) != len(self.members):
             raise ValueError("member keys must differ")
+        for member in self.members:
+            # Content goes into records, and at some vendors into code: letters, digits, hyphens, and nothing else.
+            if not _HOST.fullmatch(member.target.rstrip(".").lower()):
+                raise ValueError(f"{member.target!r} is not a hostname, so it can't be a CNAME target")
         if not is_below(self.hostname, self.zone):
             raise ValueError(f"{self.hostname} is not a name below the zone {self.zone}")
 
