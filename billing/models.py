@@ -195,7 +195,7 @@ class Contract(models.Model):
         help_text="Share of the covered backup charge that we bear (0 to 1).",
     )  # fmt: skip
     max_coverage_factor = models.DecimalField(
-        max_digits=5, decimal_places=4, default=Decimal(1),
+        max_digits=6, decimal_places=4, default=Decimal(1),
         validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(10))],
     )  # fmt: skip
     coverage_mode = models.CharField(max_length=10, choices=CoverageMode, default=CoverageMode.MULTIPLY)

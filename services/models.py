@@ -203,6 +203,9 @@ class ServiceDomain(models.Model):
         self.hostname = hostnames.normalize(self.hostname)
         if self.service_id:
             self.customer_id = self.service.customer_id
+        proven = ServiceDomain.objects.verified().filter(hostname=self.hostname)
+        if self.verified_at is None and proven.exclude(customer=self.customer_id).exists():
+            raise ValidationError({"hostname": "This hostname is proven by another customer."})
 
 
 class TargetQuerySet(models.QuerySet["Target"]):
@@ -279,10 +282,21 @@ class Target(models.Model):
                 violation_error_message="Name the CDN of a path or reference site.",
             ),
             models.UniqueConstraint(
-                fields=["domain"], condition=Q(role="primary", enabled=True), name="targets_one_primary"
+                fields=["domain"],
+                condition=Q(role="primary", enabled=True),
+                name="targets_one_primary",
+                violation_error_message="This domain has a primary path.",
             ),
             models.UniqueConstraint(
-                fields=["domain", "rank"], condition=Q(role="backup", enabled=True), name="targets_backup_rank_unique"
+                fields=["domain", "rank"],
+                condition=Q(role="backup", enabled=True),
+                name="targets_backup_rank_unique",
+                violation_error_message="This domain has a backup path of this rank.",
+            ),
+            models.CheckConstraint(
+                condition=Q(probe_path="") | Q(probe_path__startswith="/"),
+                name="targets_path_absolute",
+                violation_error_message="Begin with a slash.",
             ),
         ]
 
@@ -296,6 +310,8 @@ class Target(models.Model):
 
     def clean(self) -> None:
         self.customer_id = self.domain.customer_id if self.domain else None
+        if self.role in self.PATH_ROLES and hostnames.is_address(self.address):
+            raise ValidationError({"address": "Name the CDN's host: DNS answers it as a CNAME, which can't be an address."})
 
 
 class ProbeSample(models.Model):

@@ -63,7 +63,7 @@ class StormPolicy(models.Model):
         help_text="Quiet time before failback. It never delays protection.",
     )
     max_coverage_factor = models.DecimalField(
-        max_digits=5,
+        max_digits=6,
         decimal_places=4,
         default=Decimal("1"),
         validators=[MinValueValidator(Decimal("0")), MaxValueValidator(Decimal("10"))],

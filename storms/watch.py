@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Prefetch
+from django.db.models import Prefetch, Q
 
 from customers.models import Event
 from services import outcomes
@@ -63,6 +63,8 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
                 if decision.action in (Action.OPEN, Action.REOPEN, Action.RELAPSE):
                     report.opened.append(policy.service_id)
             _note_findings(policy, decision, now)
+        if service_ids is None:
+            _close_orphans(now)
         turned = _store_verdicts(policies, views, seen, before, now)
         report.changed.extend(turned)
         fault_point("storms.recorded")
@@ -254,6 +256,19 @@ def _relapse(storm: StormEvent, decision: Decision, now: datetime) -> None:
     storm.last_bad_at = now
     storm.save(update_fields=["relapses", "last_bad_at", "ended_at", "closed_at"])
     _announce("storm.relapsed", storm, f"The storm at {storm.service} is back: {decision.reason}")
+
+
+def _close_orphans(now: datetime) -> None:
+    """A storm whose service or policy was deleted has nobody left to judge it; it ends where it was last seen bad."""
+    orphans = StormEvent.objects.open().filter(
+        Q(service__deleted_at__isnull=False) | Q(policy__deleted_at__isnull=False), policy__isnull=False
+    )
+    for storm in orphans.select_for_update(of=("self",)).select_related("service"):
+        storm.ended_at = storm.ended_at or max(storm.last_bad_at, storm.started_at)
+        storm.closed_at = max(now, storm.ended_at)
+        storm.closing_reason = "its service or policy was deleted"
+        storm.save(update_fields=["ended_at", "closed_at", "closing_reason"])
+        _announce("storm.closed", storm, f"The storm at {storm.service} is closed: {storm.closing_reason}")
 
 
 def _announce(kind: str, storm: StormEvent, summary: str) -> None:

@@ -75,7 +75,7 @@ class Migration(migrations.Migration):
                 ('valid_from', models.DateTimeField()),
                 ('valid_until', models.DateTimeField(blank=True, null=True)),
                 ('discount_rate', models.DecimalField(decimal_places=4, default=Decimal('0.5'), help_text='Share of the covered backup charge that we bear (0 to 1).', max_digits=5, validators=[django.core.validators.MinValueValidator(Decimal('0')), django.core.validators.MaxValueValidator(Decimal('1'))])),
-                ('max_coverage_factor', models.DecimalField(decimal_places=4, default=Decimal('1'), max_digits=5, validators=[django.core.validators.MinValueValidator(Decimal('0')), django.core.validators.MaxValueValidator(Decimal('10'))])),
+                ('max_coverage_factor', models.DecimalField(decimal_places=4, default=Decimal('1'), max_digits=6, validators=[django.core.validators.MinValueValidator(Decimal('0')), django.core.validators.MaxValueValidator(Decimal('10'))])),
                 ('coverage_mode', models.CharField(choices=[('multiply', 'Multiply'), ('cap', 'Cap')], default='multiply', max_length=10)),
                 ('waiting_seconds', models.PositiveIntegerField(default=0)),
                 ('merge_gap_seconds', models.PositiveIntegerField(default=3600)),

@@ -152,10 +152,14 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='target',
-            constraint=models.UniqueConstraint(condition=models.Q(('enabled', True), ('role', 'primary')), fields=('domain',), name='targets_one_primary'),
+            constraint=models.UniqueConstraint(condition=models.Q(('enabled', True), ('role', 'primary')), fields=('domain',), name='targets_one_primary', violation_error_message='This domain has a primary path.'),
         ),
         migrations.AddConstraint(
             model_name='target',
-            constraint=models.UniqueConstraint(condition=models.Q(('enabled', True), ('role', 'backup')), fields=('domain', 'rank'), name='targets_backup_rank_unique'),
+            constraint=models.UniqueConstraint(condition=models.Q(('enabled', True), ('role', 'backup')), fields=('domain', 'rank'), name='targets_backup_rank_unique', violation_error_message='This domain has a backup path of this rank.'),
+        ),
+        migrations.AddConstraint(
+            model_name='target',
+            constraint=models.CheckConstraint(condition=models.Q(('probe_path', ''), ('probe_path__startswith', '/'), _connector='OR'), name='targets_path_absolute', violation_error_message='Begin with a slash.'),
         ),
     ]
