@@ -23,7 +23,7 @@ packages:
 
 test: packages $(VENV)/.installed ## the whole check: lint, types, imports, migrations, tests on real servers
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 check: $(VENV)/.installed ## the static half of `make test`
 	$(BIN)/ruff check .

@@ -1,0 +1,321 @@
+"""Drafts, numbers and what can't change any more. Amounts are worked out in the comments."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, connection, transaction
+
+from billing import document, invoicing
+from billing.invoicing import InvoiceError, Period
+from billing.models import Contract, Invoice, InvoiceLineItem, LogObject, UsageBucket, UsageSource
+from customers.models import Customer
+from services.models import Service, Target
+from storms.models import StormEvent
+from tests import factories
+from tranche_site.floor import faults
+
+MARCH = Period.of(2026, 3)
+APRIL_3 = datetime(2026, 4, 3, tzinfo=UTC)
+GB = 10**9
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL."""
+
+
+@pytest.fixture(autouse=True)
+def _disarm() -> Iterator[None]:
+    yield
+    faults.disarm()
+
+
+def at(day: int, hour: int = 0, minute: int = 0) -> datetime:
+    return datetime(2026, 3, day, hour, minute, tzinfo=UTC)
+
+
+def billed_customer(**terms: Any) -> tuple[Customer, Service]:
+    """Primary at 0.10 and backup at 0.20 a GB; we bear half of covered backup traffic."""
+    customer = factories.customer()
+    service = factories.service(customer=customer, name="app")
+    domain = factories.domain(service=service)
+    for role in ("primary", "backup"):
+        factories.target(role, domain=domain)
+    factories.contract(customer=customer, **({"merge_gap_seconds": 0} | terms))
+    return customer, service
+
+
+def use(service: Service, role: str, minute_at: datetime, size: int) -> None:
+    target = Target.objects.get(domain__service=service, role=role)
+    source, _ = UsageSource.objects.get_or_create(
+        name=f"logs of {target.pk}",
+        cdn=target.cdn,
+        defaults={"kind": "directory", "format": "cloudfront", "location": "/x"},
+    )
+    log = LogObject.objects.create(source=source, key=f"{minute_at}", etag=f"{size}", size_bytes=1, state="counted")
+    UsageBucket.objects.create(
+        customer=service.customer, service=service, target=target, log_object=log, minute_at=minute_at, bytes=size, requests=1
+    )  # fmt: skip
+
+
+def storm(service: Service, start: datetime, end: datetime | None, **kw: Any) -> StormEvent:
+    closed = {"closed_at": end + timedelta(minutes=5)} if end else {}
+    return factories.storm(service=service, started_at=start, ended_at=end, **(closed | kw))
+
+
+def amounts(invoice: Invoice | None) -> tuple[int, int, int]:
+    assert invoice
+    return invoice.subtotal_minor, invoice.discount_minor, invoice.total_minor
+
+
+@pytest.mark.django_db
+def test_a_month_with_a_storm() -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)  # 100.00
+    use(service, "backup", at(5, 10, 0), 50 * GB)  # 10.00, and the storm has the whole minute
+    use(service, "backup", at(5, 10, 1), 100 * GB)  # 20.00, and the storm has a quarter of the minute
+    use(service, "backup", at(9), 500 * GB)  # 100.00, no storm
+    use(service, "backup", datetime(2026, 4, 1, tzinfo=UTC), 500 * GB)  # April's
+    policy = factories.policy(service=service)
+    row = storm(service, at(5, 9, 58), at(5, 10, 1) + timedelta(seconds=15), policy=policy, policy_version=1)
+
+    invoice = invoicing.draft(customer, MARCH, APRIL_3)
+    # (10.00 + 20.00 / 4) × ½ = 7.50
+    assert amounts(invoice) == (230_00, 7_50, 222_50)
+    assert invoice and invoice.state == Invoice.State.DRAFT and invoice.number is None
+    kinds = list(invoice.lines.values_list("kind", "path", "amount_minor"))
+    assert kinds == [("usage", "primary", 100_00), ("usage", "backup", 130_00), ("cover", "backup", 7_50)]
+    cover = invoice.lines.get(kind="cover")
+    told = cover.details["storms"][0]
+    assert (told["id"], told["policy_version"]) == (f"storm-{row.pk}", 1)
+    assert cover.details["contract"]["version"] == 1
+    again = document.rate_document(invoice.inputs)
+    assert (again.subtotal_minor, again.discount_minor) == (230_00, 7_50)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "kw",
+    [
+        {"kind": "manual"},
+        {"is_armed": False},
+        {"attribution": "origin_fault"},
+        {"attribution": "manual"},
+    ],
+)
+def test_what_never_pays(kw: dict[str, Any]) -> None:
+    customer, service = billed_customer()
+    use(service, "backup", at(5, 10), 50 * GB)
+    storm(service, at(5, 9), at(5, 11), **kw)
+    assert amounts(invoicing.draft(customer, MARCH, APRIL_3)) == (10_00, 0, 10_00)
+
+
+@pytest.mark.django_db
+def test_the_customers_own_factor_can_only_lower_the_cover() -> None:
+    customer, service = billed_customer(max_coverage_factor=Decimal("0.8"))
+    use(service, "backup", at(5, 10), 50 * GB)
+    policy = factories.policy(service=service, max_coverage_factor=Decimal("0.5"))
+    storm(service, at(5, 9), at(5, 11), policy=policy, policy_version=1)
+    assert amounts(invoicing.draft(customer, MARCH, APRIL_3))[1] == 2_50  # 10.00 × ½ × 0.5
+    policy.max_coverage_factor = Decimal("9")
+    policy.save()  # version 2, after the storm: changes nothing
+    assert amounts(invoicing.draft(customer, MARCH, APRIL_3))[1] == 2_50
+    StormEvent.objects.update(policy_version=2)
+    assert amounts(invoicing.draft(customer, MARCH, APRIL_3))[1] == 4_00  # the contract's 0.8 holds
+
+
+@pytest.mark.django_db
+def test_a_draft_is_recomputed_whole_and_stays_one() -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)
+    first = invoicing.draft(customer, MARCH, APRIL_3)
+    use(service, "primary", at(3), 1000 * GB)
+    second = invoicing.draft(customer, MARCH, APRIL_3)
+    assert first and second and first.pk == second.pk
+    assert (amounts(second)[0], second.lines.count()) == (200_00, 1)
+
+
+@pytest.mark.django_db
+def test_preview_is_the_draft() -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)
+    preview = invoicing.preview(customer, MARCH, APRIL_3)
+    assert Invoice.objects.count() == 0
+    draft = invoicing.draft(customer, MARCH, APRIL_3)
+    assert preview and draft and preview.document == draft.inputs
+
+
+@pytest.mark.django_db
+def test_no_usage_no_invoice_and_no_contract_is_said() -> None:
+    customer, service = billed_customer()
+    assert invoicing.draft(customer, MARCH, APRIL_3) is None
+    use(service, "primary", at(2), GB)
+    Contract.objects.all().delete()
+    with pytest.raises(InvoiceError, match="no contract for that time"):
+        invoicing.draft(customer, MARCH, APRIL_3)
+    drafts, problems = invoicing.draft_all(MARCH, APRIL_3)
+    assert (drafts, len(problems)) == ([], 1)
+
+
+@pytest.mark.django_db
+def test_finalizing_takes_a_number_and_needs_the_periods_end_and_the_storms_end() -> None:
+    customer, service = billed_customer()
+    use(service, "backup", at(5, 10), 50 * GB)
+    raging = storm(service, at(5, 9), None)
+    draft = invoicing.draft(customer, MARCH, at(6))
+    assert draft
+    with pytest.raises(InvoiceError, match="the period ends only at 2026-04-01"):
+        invoicing.finalize(draft, at(20))
+    with pytest.raises(InvoiceError, match="still rages"):
+        invoicing.finalize(draft, APRIL_3)
+    raging.ended_at = raging.closed_at = at(5, 11)
+    raging.save()
+    issued = invoicing.finalize(draft, APRIL_3)
+    assert (issued.number, issued.state, issued.discount_minor) == ("INV-000001", "open", 5_00)
+    assert invoicing.finalize(issued, APRIL_3).number == "INV-000001"  # twice is once
+    use(service, "backup", at(5, 10, 30), 50 * GB)
+    late = invoicing.draft(customer, MARCH, APRIL_3)
+    assert late and amounts(late) == amounts(issued)  # late usage does not touch issued money
+
+
+@pytest.mark.django_db
+def test_grace_period() -> None:
+    customer, service = billed_customer(grace_hours=48)
+    use(service, "primary", at(2), GB)
+    invoicing.draft(customer, MARCH, APRIL_3)
+    assert invoicing.finalize_due(datetime(2026, 4, 2, 23, tzinfo=UTC)) == ([], [])
+    issued, problems = invoicing.finalize_due(APRIL_3)
+    assert ([i.number for i in issued], problems) == (["INV-000001"], [])
+
+
+FORBIDDEN = [
+    "UPDATE invoices SET total_minor = total_minor + 1, subtotal_minor = subtotal_minor + 1",
+    "UPDATE invoices SET discount_minor = 1, total_minor = subtotal_minor - 1",
+    "UPDATE invoices SET number = 'INV-9'",
+    "UPDATE invoices SET state = 'draft', number = NULL, finalized_at = NULL",
+    "UPDATE invoices SET inputs = '{}'",
+    "DELETE FROM invoices",
+    "UPDATE invoice_line_items SET amount_minor = 0",
+    "UPDATE invoice_line_items SET details = '{}'",
+    "DELETE FROM invoice_line_items",
+    "INSERT INTO invoice_line_items (customer_id, invoice_id, position, kind, service_id, path, description, bytes,"
+    " amount_minor, details) SELECT customer_id, invoice_id, 99, kind, service_id, path, description, bytes, 1, details"
+    " FROM invoice_line_items LIMIT 1",
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("statement", FORBIDDEN)
+def test_issued_money_never_changes_not_even_by_raw_sql(statement: str) -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)
+    draft = invoicing.draft(customer, MARCH, APRIL_3)
+    assert draft
+    invoicing.finalize(draft, APRIL_3)
+    before = list(Invoice.objects.values()), list(InvoiceLineItem.objects.values())
+    with pytest.raises(IntegrityError, match="finalized"), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement)
+    assert (list(Invoice.objects.values()), list(InvoiceLineItem.objects.values())) == before
+
+
+@pytest.mark.django_db
+def test_paying_and_voiding_are_no_change_of_money() -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)
+    draft = invoicing.draft(customer, MARCH, APRIL_3)
+    assert draft
+    issued = invoicing.finalize(draft, APRIL_3)
+    Invoice.objects.filter(pk=issued.pk).update(state="void")
+    fresh = invoicing.draft(customer, MARCH, APRIL_3)
+    assert fresh and fresh.pk != issued.pk  # a void one makes room for another
+    issued.refresh_from_db()
+    assert issued.number == "INV-000001"  # and keeps its number
+
+
+@pytest.mark.django_db
+def test_two_invoices_of_one_period_are_refused_by_the_database() -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), GB)
+    draft = invoicing.draft(customer, MARCH, APRIL_3)
+    assert draft
+    draft.pk = None
+    with pytest.raises(IntegrityError), transaction.atomic():
+        draft.save(force_insert=True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_at_once_make_one_draft_and_numbers_without_a_hole() -> None:
+    pairs = [billed_customer() for _ in range(6)]
+    for _, service in pairs:
+        use(service, "primary", at(2), GB)
+    run_together(*[lambda: invoicing.draft_all(MARCH, APRIL_3)] * 4)
+    assert Invoice.objects.count() == 6
+    run_together(*[lambda: invoicing.finalize_due(APRIL_3)] * 4)
+    numbers = sorted(Invoice.objects.values_list("number", flat=True))
+    assert numbers == [f"INV-{n:06d}" for n in range(1, 7)]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("point", ["billing.drafted", "billing.numbered", "billing.finalized"])
+def test_killed_while_finalizing_no_number_is_lost(point: str) -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)
+    draft = invoicing.draft(customer, MARCH, APRIL_3)
+    assert draft
+
+    def die() -> None:
+        raise Killed
+
+    faults.arm(point, die)
+    with pytest.raises(Killed):
+        invoicing.finalize(draft, APRIL_3)
+    assert Invoice.objects.get().state == Invoice.State.DRAFT
+    faults.disarm()
+    assert invoicing.finalize(draft, APRIL_3).number == "INV-000001"
+
+
+def run_together(*jobs: Callable[[], object]) -> None:
+    def run(job: Callable[[], object]) -> None:
+        try:
+            job()
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_the_command_is_a_dry_run_until_apply() -> None:
+    _, service = billed_customer()
+    use(service, "primary", at(2), 1000 * GB)
+    out = StringIO()
+    call_command("invoice", "--period", "2026-03", stdout=out)
+    assert "100.00 − 0.00 = 100.00 USD" in out.getvalue() and "nothing was stored" in out.getvalue()
+    assert Invoice.objects.count() == 0
+    call_command("invoice", "--period", "2026-03", "--apply", stdout=StringIO())
+    assert Invoice.objects.count() == 1
+    call_command("invoice", "--finalize", "--apply", "--as-of", "2026-04-03T00:00:00Z", stdout=out)
+    assert "INV-000001" in out.getvalue()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "arguments", [[], ["--period", "March"], ["--period", "2026-03", "--customer", "999"], ["--finalize"]]
+)
+def test_the_command_says_what_is_missing(arguments: list[str]) -> None:
+    with pytest.raises(CommandError):
+        call_command("invoice", *arguments, stdout=StringIO())

@@ -1,0 +1,462 @@
+"""From a storm's row to answers that DNS gives: planned, written, proved; killed in the middle, overtaken, held."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.utils import timezone
+
+from customers.models import Event
+from dns import steering
+from dns.embedded import EmbeddedDns
+from dns.models import EmbeddedRecord, Freeze, Pin, RecordSet, WeightChange
+from dns.providers.contract import Provider, ProviderError, Receipt, WeightedSet, Zone
+from dns.providers.embedded import EmbeddedProvider
+from services import lookup
+from services.models import Service, Target
+from storms.models import PathVerdict, StormEvent
+from tests import factories, servers
+from tranche_site.floor import faults
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ZONE = "shop.test"
+State = WeightChange.State
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the code under test may catch it."""
+
+
+@pytest.fixture
+def dns_port() -> int:
+    return servers.free_port()
+
+
+@pytest.fixture(autouse=True)
+def _quick(settings: Any, dns_port: int) -> Iterator[None]:
+    settings.AUTHORITY_OVERRIDES = {ZONE: f"127.0.0.1:{dns_port}"}
+    settings.FAILBACK_GATE_SECONDS = 0
+    settings.FAILBACK_STEPS_PERCENT = [50, 100]
+    yield
+    faults.disarm()
+
+
+@pytest.fixture
+def dns(dns_port: int) -> Iterator[EmbeddedDns]:
+    EmbeddedRecord.objects.create(
+        zone=ZONE, name=ZONE, type="SOA", value=f"ns1.{ZONE}. root.{ZONE}. 1 3600 600 86400 5"
+    )
+    server = EmbeddedDns("127.0.0.1", dns_port)
+    server.start()
+    yield server
+    server.stop()
+
+
+def steered_service(domains: int = 1, vendor: str = "embedded", **kw: Any) -> Service:
+    """A service of some domains with a primary and a backup that are up, at home, and never written."""
+    service = factories.service(**kw)
+    account = factories.dns_account(vendor)
+    for n in range(domains):
+        domain = factories.domain(service=service, hostname=f"www{n}.{service.pk}.{ZONE}")
+        for role in ("primary", "backup"):
+            verdict(factories.target(role, domain=domain, address=f"{role}{n}.cdn.test"), "UP")
+        factories.record_set(domain=domain, account=account, zone=ZONE, ttl_seconds=1)
+    return service
+
+
+def verdict(target: Target, value: str, **kw: Any) -> None:
+    now = timezone.now()
+    PathVerdict.objects.update_or_create(
+        target=target,
+        defaults={
+            "verdict": value,
+            "reason": "",
+            "since": now,
+            "evaluated_at": now,
+            "newest_good_at": now,
+            "availability": 0.0,
+        }
+        | kw,
+    )
+
+
+def storm_over(service: Service) -> StormEvent:
+    for target in Target.objects.filter(domain__service=service, role="primary"):
+        verdict(target, "DOWN", availability=0.0)
+    storm = factories.storm(service=service)
+    # Three bad samples from one vantage point since it began make it a hard storm.
+    from services.samples import Row, write
+
+    target = Target.objects.filter(domain__service=service, role="primary").first()
+    assert target
+    write(
+        [
+            Row(
+                storm.started_at + timedelta(seconds=n), target.pk, 1, 0, storm.started_at + timedelta(seconds=n), None,
+                service.pk, "http_5xx", 500, None, None, None, None, None, None, None, "", False,
+            )
+            for n in range(3)
+        ]
+    )  # fmt: skip
+    return storm
+
+
+def tick(service: Service | None = None) -> None:
+    now = datetime.now(UTC)
+    steering.steer(now, [service.pk] if service else None)
+    steering.submit(datetime.now(UTC))
+    steering.observe(datetime.now(UTC))
+
+
+def newest(service: Service) -> WeightChange:
+    change = WeightChange.objects.filter(service=service).order_by("-id").first()
+    assert change
+    return change
+
+
+def split(change: WeightChange) -> dict[str, int]:
+    return {steering.lane_of(t): change.weights[str(t.pk)] for t in change.record_set.domain.targets.all()}
+
+
+def answers(dns_port: int, hostname: str, count: int = 20) -> Counter[str]:
+    seen = lookup.ask_all([(("127.0.0.1", dns_port), hostname, "CNAME")] * count)
+    return Counter(record.value for answer in seen for record in answer.records)
+
+
+def test_a_storm_moves_the_answers_and_its_end_brings_them_home(dns: EmbeddedDns, dns_port: int) -> None:
+    service = steered_service()
+    hostname = f"www0.{service.pk}.{ZONE}"
+    tick()
+    assert (newest(service).generation, newest(service).state) == (1, State.OBSERVED)
+    assert answers(dns_port, hostname) == {"primary0.cdn.test": 20}
+
+    storm = storm_over(service)
+    tick(service)
+    away = newest(service)
+    assert (split(away), away.state, away.storm_id) == ({"primary": 0, "backup-1": 100}, State.OBSERVED, storm.pk)
+    assert answers(dns_port, hostname) == {"backup0.cdn.test": 20}
+    assert away.observed_at and away.submitted_at and away.wanted_at <= away.submitted_at <= away.observed_at
+
+    verdict(Target.objects.get(domain__service=service, role="primary"), "UP")
+    now = timezone.now()
+    StormEvent.objects.update(ended_at=now, closed_at=now)
+    WeightChange.objects.update(observed_at=now - timedelta(seconds=10))
+    tick(service)
+    assert split(newest(service)) == {"primary": 50, "backup-1": 50}
+    WeightChange.objects.update(observed_at=now - timedelta(seconds=10))
+    tick(service)
+    assert split(newest(service)) == {"primary": 100, "backup-1": 0}
+    assert answers(dns_port, hostname) == {"primary0.cdn.test": 20}
+    kinds = Event.objects.filter(customer=service.customer).values_list("kind", flat=True)
+    assert Counter(kinds)["weights.observed"] == 4
+
+
+def test_calm_ticks_write_nothing(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    for _ in range(4):
+        tick()
+    assert WeightChange.objects.filter(service=service).count() == 1
+
+
+def test_a_service_moves_with_all_its_domains_or_not_at_all(dns: EmbeddedDns) -> None:
+    service = steered_service(domains=3)
+    tick()
+    storm_over(service)
+    verdict(Target.objects.filter(domain__service=service, role="backup")[1], "DOWN")
+    tick()
+    assert set(RecordSet.objects.values_list("generation", flat=True)) == {1}  # one unfit backup keeps all at home
+    verdict(Target.objects.filter(domain__service=service, role="backup")[1], "UP")
+    tick()
+    assert set(RecordSet.objects.values_list("generation", flat=True)) == {2}
+    moved = [split(change) for change in WeightChange.objects.filter(generation=2)]
+    assert moved == [{"primary": 0, "backup-1": 100}] * 3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"value": "UNKNOWN"},
+        {"value": "DEGRADED"},
+        {"value": "UP", "evaluated_at": timezone.now() - timedelta(minutes=5)},
+        {"value": "UP", "newest_good_at": timezone.now() - timedelta(minutes=5)},
+        {"value": "UP", "certificate_expires_at": timezone.now() - timedelta(minutes=5)},
+    ],
+)
+def test_nothing_moves_onto_a_backup_that_is_not_proven(dns: EmbeddedDns, spoil: dict[str, Any]) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    verdict(Target.objects.get(domain__service=service, role="backup"), **spoil)
+    tick()
+    assert RecordSet.objects.get().generation == 1
+
+
+def test_a_storm_that_only_watches_moves_nothing(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    StormEvent.objects.update(is_armed=False)
+    tick()
+    assert RecordSet.objects.get().generation == 1
+
+
+def test_a_domain_that_lost_its_proof_is_held(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    service.domains.update(verified_at=None)
+    storm_over(service)
+    tick()
+    assert newest(service).state == State.HELD
+    assert newest(service).held_reason.startswith("unverified_domain")
+
+
+def test_a_mass_move_is_held_until_a_person_agrees(dns: EmbeddedDns, settings: Any) -> None:
+    settings.BLAST_RADIUS_FLOOR = 1
+    settings.BLAST_RADIUS_SHARE = 0.0
+    first, second = steered_service(), steered_service()
+    tick()
+    storm_over(first), storm_over(second)
+    tick()
+    assert [newest(s).state for s in (first, second)] == [State.OBSERVED, State.HELD]
+    held = newest(second)
+    assert "blast_radius" in held.held_reason
+    tick()
+    assert WeightChange.objects.filter(service=second).count() == 2  # held, not made anew with every tick
+
+    steering.approve(held, User.objects.create_user("op"))
+    tick()
+    held.refresh_from_db()
+    assert (held.state, held.approved_by and held.approved_by.username) == (State.OBSERVED, "op")
+
+
+def test_a_held_plan_that_nobody_wants_any_more_is_overtaken(dns: EmbeddedDns, settings: Any) -> None:
+    settings.BLAST_RADIUS_FLOOR = 0
+    settings.BLAST_RADIUS_SHARE = 0.0
+    service = steered_service()
+    tick()
+    storm_over(service)
+    tick()
+    assert newest(service).state == State.HELD
+    now = timezone.now()
+    StormEvent.objects.update(ended_at=now, closed_at=now)
+    verdict(Target.objects.get(domain__service=service, role="primary"), "UP")
+    tick()
+    assert newest(service).state == State.SUPERSEDED
+
+
+@pytest.mark.parametrize("scope", ["service", "customer", "everything"])
+def test_a_freeze_stops_everything_and_lifting_it_goes_on(dns: EmbeddedDns, scope: str) -> None:
+    service = steered_service()
+    tick()
+    freeze = Freeze.objects.create(
+        reason="deploy",
+        service=service if scope == "service" else None,
+        customer=service.customer if scope == "customer" else None,
+    )
+    storm_over(service)
+    tick()
+    assert RecordSet.objects.get().generation == 1
+    freeze.lifted_at = timezone.now()
+    freeze.save()
+    tick()
+    assert RecordSet.objects.get().generation == 2
+
+
+def test_a_pin_holds_until_it_expires(dns: EmbeddedDns, dns_port: int) -> None:
+    service = steered_service()
+    tick()
+    pin = Pin.objects.create(
+        customer=service.customer,
+        service=service,
+        backup_percent=100,
+        reason="try it",
+        expires_at=timezone.now() + timedelta(hours=1),
+    )
+    tick()
+    assert split(newest(service)) == {"primary": 0, "backup-1": 100}
+    Pin.objects.filter(pk=pin.pk).update(expires_at=timezone.now())
+    WeightChange.objects.update(observed_at=timezone.now() - timedelta(seconds=10))
+    tick()
+    assert split(newest(service)) == {"primary": 50, "backup-1": 50}
+
+
+# --- killed, overtaken, refused -------------------------------------------------------------------------------------
+
+
+def kill_at(point: str) -> None:
+    def die() -> None:
+        faults.disarm()
+        raise Killed
+
+    faults.arm(point, die)
+
+
+@pytest.mark.parametrize("point", ["dns.wanted", "dns.submitting", "dns.submitted"])
+def test_killed_at_every_boundary_it_ends_in_one_change_that_is_observed(
+    dns: EmbeddedDns, dns_port: int, point: str
+) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    kill_at(point)
+    with pytest.raises(Killed):
+        tick()
+    WeightChange.objects.filter(state=State.SUBMITTED).update(next_attempt_at=timezone.now())  # its lease is over
+    tick()
+    assert WeightChange.objects.filter(service=service, generation__gt=1).count() == 1
+    assert (newest(service).state, newest(service).generation) == (State.OBSERVED, 2)
+    assert answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"backup0.cdn.test": 20}
+
+
+def test_an_older_generation_can_not_act(dns: EmbeddedDns, dns_port: int) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    steering.steer(timezone.now())
+    old = newest(service)
+    RecordSet.objects.update(generation=old.generation + 1)
+    assert steering.submit(timezone.now()) == []
+    old.refresh_from_db()
+    assert old.state == State.SUPERSEDED
+    assert answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"primary0.cdn.test": 20}
+
+
+def test_a_zombie_that_wrote_an_old_plan_last_is_found_and_repaired(dns: EmbeddedDns, dns_port: int) -> None:
+    """The stale write lands after the new one; the beacon tells, and the newest plan is written again."""
+    service = steered_service()
+    tick()
+    stale = newest(service)
+    storm_over(service)
+    steering.steer(timezone.now())
+    steering.submit(timezone.now())
+    record_set = RecordSet.objects.select_related("account", "domain").get()
+    provider = steering.provider_of(record_set)
+    provider.apply(steering.weighted_set(record_set, stale, provider))
+
+    steering.observe(timezone.now())
+    assert newest(service).state == State.CONFIRMED
+    assert "rev=1" in RecordSet.objects.get().observation
+    later = timezone.now() + steering.READ_BACK
+    steering.observe(later)
+    steering.submit(later)
+    steering.observe(later)
+    assert newest(service).state == State.OBSERVED
+    assert answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"backup0.cdn.test": 20}
+
+
+def test_two_workers_write_each_change_once(dns: EmbeddedDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = [steered_service() for _ in range(6)]
+    steering.steer(timezone.now())
+    written: list[str] = []
+    apply = EmbeddedProvider.apply
+
+    def counted(self: EmbeddedProvider, wanted: WeightedSet) -> Receipt:
+        written.append(wanted.hostname)
+        return apply(self, wanted)
+
+    monkeypatch.setattr(EmbeddedProvider, "apply", counted)
+    run_together(*[lambda: steering.submit(timezone.now())] * 3)
+    assert sorted(written) == sorted(f"www0.{s.pk}.{ZONE}" for s in services)
+
+
+def test_two_planners_want_a_change_once(dns: EmbeddedDns) -> None:
+    service = steered_service(domains=2)
+    tick()
+    storm_over(service)
+    run_together(*[lambda: steering.steer(timezone.now())] * 4)
+    assert sorted(WeightChange.objects.filter(generation__gt=1).values_list("generation", flat=True)) == [2, 2]
+
+
+def run_together(*jobs: Callable[[], object]) -> None:
+    def run(job: Callable[[], object]) -> None:
+        try:
+            job()
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+
+class Refusing(Provider):
+    """A vendor that says no, for good or for now."""
+
+    permanent = True
+    calls = 0
+
+    def find_zone(self, hostname: str) -> Zone:
+        return Zone(ZONE)
+
+    def apply(self, wanted: WeightedSet) -> Receipt:
+        type(self).calls += 1
+        raise ProviderError("access denied", permanent=self.permanent)
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Refusing]]:
+    monkeypatch.setattr(steering, "provider_class", lambda vendor: Refusing)
+    Refusing.permanent, Refusing.calls = True, 0
+    yield Refusing
+
+
+def test_a_vendor_that_refuses_for_good_is_said_and_not_asked_again_at_once(refusing: type[Refusing]) -> None:
+    service = steered_service()
+    storm_over(service)
+    for _ in range(3):
+        steering.steer(timezone.now())
+        steering.submit(timezone.now())
+    assert refusing.calls == 1
+    assert (newest(service).state, newest(service).error) == (State.FAILED, "access denied")
+    assert Event.objects.filter(kind="weights.failed", customer=service.customer).exists()
+
+
+def test_a_vendor_that_refuses_for_now_is_asked_again_later(refusing: type[Refusing]) -> None:
+    refusing.permanent = False
+    service = steered_service()
+    now = timezone.now()
+    steering.steer(now)
+    steering.submit(now)
+    steering.submit(now)
+    assert (refusing.calls, newest(service).state) == (1, State.WANTED)
+    steering.submit(timezone.now() + timedelta(seconds=3))
+    assert refusing.calls == 2
+
+
+def test_one_service_that_fails_does_not_stop_the_others(dns: EmbeddedDns) -> None:
+    bad, good = steered_service(), steered_service()
+    EmbeddedRecord.objects.create(zone=ZONE, name=f"www0.{bad.pk}.{ZONE}", type="TXT", value="a person's")
+    tick()
+    assert newest(bad).state == State.FAILED
+    assert "not ours" in newest(bad).error
+    assert newest(good).state == State.OBSERVED
+
+
+def test_the_log_provider_is_never_asked_in_dns() -> None:
+    service = steered_service(vendor="log")
+    tick()
+    assert newest(service).state == State.OBSERVED
+    assert RecordSet.objects.get().observation == "not asked: this provider only logs"
+
+
+def test_drift_is_noticed_by_the_slow_sweep(dns: EmbeddedDns, dns_port: int) -> None:
+    service = steered_service()
+    tick()
+    EmbeddedRecord.objects.filter(owner="tranche:primary").update(weight=50)
+    EmbeddedRecord.objects.filter(owner="tranche:backup-1").update(weight=50)
+    deadline = timezone.now() + timedelta(seconds=5)
+    while answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"primary0.cdn.test": 20} and timezone.now() < deadline:
+        pass
+    steering.observe(timezone.now(), all_sets=True)
+    assert "100 % were wanted" in RecordSet.objects.get().observation
+    assert Event.objects.filter(kind="weights.drifted").count() == 1

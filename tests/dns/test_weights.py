@@ -1,0 +1,222 @@
+"""Plans, refusals and what a sample of answers proves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dns import weights
+from dns.weights import Health, Lane, Place, Plan, Refusal, Situation, Storm, Terms, Traffic
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+TERMS = Terms(gate_seconds=60, failback_steps=(10, 50, 100))
+UP = Lane("primary", Health.UP)
+DOWN = Lane("primary", Health.DOWN)
+BACKUP = Lane("backup-1", Health.UP)
+HOME = {"primary": 100, "backup-1": 0}
+AWAY = {"primary": 0, "backup-1": 100}
+SETTLED = NOW - timedelta(seconds=121)  # 2 × TTL 30 + gate 60, and a second
+
+
+def percents(situation: Situation) -> dict[str, int]:
+    return dict(weights.plan(situation, TERMS, NOW).percents)
+
+
+def test_calm_leaves_everything_at_home() -> None:
+    assert percents(Situation(UP, [BACKUP])) == HOME
+
+
+def test_a_hard_storm_moves_all_in_one_step() -> None:
+    plan = weights.plan(Situation(DOWN, [BACKUP], HOME, SETTLED, storm=Storm(7, False, 1.0)), TERMS, NOW)
+    assert (dict(plan.percents), plan.storm_id, plan.leaves_down_path) == (AWAY, 7, True)
+    assert "storm 7" in plan.reason
+
+
+def test_a_partial_storm_moves_in_steps_with_gates() -> None:
+    storm = Storm(7, False, 0.2)
+    assert percents(Situation(DOWN, [BACKUP], HOME, None, storm=storm)) == {"primary": 90, "backup-1": 10}
+    ten = {"primary": 90, "backup-1": 10}
+    assert percents(Situation(DOWN, [BACKUP], ten, None, storm=storm)) == ten
+    assert percents(Situation(DOWN, [BACKUP], ten, SETTLED, storm=storm)) == {"primary": 75, "backup-1": 25}
+
+
+def test_never_onto_a_backup_that_is_not_proven() -> None:
+    unfit = Lane("backup-1", Health.UP, problem="its certificate has expired")
+    plan = weights.plan(Situation(DOWN, [unfit], HOME, SETTLED, storm=Storm(7, False, 1.0)), TERMS, NOW)
+    assert dict(plan.percents) == HOME
+    assert "its certificate has expired" in plan.reason
+
+
+def test_the_next_backup_is_taken_when_the_first_is_unfit() -> None:
+    first, second = Lane("backup-1", Health.DOWN, problem="DOWN"), Lane("backup-2", Health.UP)
+    situation = Situation(DOWN, [first, second], {"primary": 100}, SETTLED, storm=Storm(7, False, 1.0))
+    assert percents(situation) == {"primary": 0, "backup-1": 0, "backup-2": 100}
+
+
+def test_declared_capacity_overflows_to_the_next_backup_and_then_stays() -> None:
+    small, smaller = Lane("backup-1", Health.UP, capacity_percent=60), Lane("backup-2", Health.UP, capacity_percent=30)
+    situation = Situation(DOWN, [small, smaller], {"primary": 100}, SETTLED, storm=Storm(7, False, 1.0))
+    assert percents(situation) == {"primary": 10, "backup-1": 60, "backup-2": 30}
+
+
+def test_a_storm_that_is_over_moves_nothing_either_way() -> None:
+    over = Storm(7, True, 0.0)
+    assert percents(Situation(UP, [BACKUP], AWAY, SETTLED, storm=over)) == AWAY
+    assert percents(Situation(UP, [BACKUP], HOME, SETTLED, storm=over)) == HOME
+
+
+def test_a_backup_that_fails_is_left_for_a_primary_that_is_up() -> None:
+    dead = Lane("backup-1", Health.DOWN, problem="DOWN")
+    for storm in (None, Storm(7, True, 0.0), Storm(7, False, 1.0)):
+        plan = weights.plan(Situation(UP, [dead], AWAY, None, storm=storm), TERMS, NOW)
+        assert dict(plan.percents) == HOME
+        assert plan.leaves_down_path
+
+
+def test_failback_goes_in_steps_and_waits_for_the_gate() -> None:
+    assert percents(Situation(UP, [BACKUP], AWAY, SETTLED)) == {"primary": 10, "backup-1": 90}
+    ten = {"primary": 10, "backup-1": 90}
+    early = NOW - timedelta(seconds=119)
+    assert percents(Situation(UP, [BACKUP], ten, early)) == ten
+    assert percents(Situation(UP, [BACKUP], ten, None)) == ten  # not observed yet
+    assert percents(Situation(UP, [BACKUP], ten, SETTLED)) == {"primary": 50, "backup-1": 50}
+    assert percents(Situation(UP, [BACKUP], {"primary": 50, "backup-1": 50}, SETTLED)) == HOME
+
+
+@pytest.mark.parametrize("health", [Health.DOWN, Health.DEGRADED, Health.UNKNOWN])
+def test_no_failback_into_a_primary_that_is_not_up(health: Health) -> None:
+    assert percents(Situation(Lane("primary", health), [BACKUP], AWAY, SETTLED)) == AWAY
+
+
+def test_only_the_first_step_home_is_a_reversal() -> None:
+    first = weights.plan(Situation(UP, [BACKUP], AWAY, SETTLED), TERMS, NOW)
+    second = weights.plan(
+        Situation(UP, [BACKUP], {"primary": 10, "backup-1": 90}, SETTLED, heading_home=True), TERMS, NOW
+    )
+    assert (first.is_reversal, second.is_reversal) == (True, False)
+
+
+def test_freeze_and_pin() -> None:
+    storm = Storm(7, False, 1.0)
+    assert percents(Situation(DOWN, [BACKUP], HOME, SETTLED, storm=storm, frozen="deploy")) == HOME
+    assert percents(Situation(UP, [BACKUP], HOME, pinned_backup_percent=5)) == {"primary": 95, "backup-1": 5}
+    assert percents(Situation(DOWN, [BACKUP], AWAY, SETTLED, storm=storm, pinned_backup_percent=0)) == HOME
+    unfit = Lane("backup-1", Health.DOWN, problem="DOWN")
+    assert percents(Situation(UP, [unfit], HOME, pinned_backup_percent=5)) == HOME
+
+
+lanes = st.builds(
+    Lane,
+    key=st.just("x"),
+    health=st.sampled_from(Health),
+    problem=st.sampled_from(["", "unfit"]),
+    capacity_percent=st.integers(0, 150),
+)
+
+
+@given(data=st.data())
+def test_every_plan_is_whole_and_never_moves_onto_an_unfit_backup(data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, 3))
+    backups = []
+    for n in range(count):
+        drawn = data.draw(lanes)
+        backups.append(Lane(f"backup-{n + 1}", drawn.health, drawn.problem, drawn.capacity_percent))
+    cuts = sorted(data.draw(st.lists(st.integers(0, 100), min_size=count, max_size=count)))
+    shares = [b - a for a, b in zip([0, *cuts], [*cuts, 100], strict=True)]
+    current = dict(zip(["primary", *(lane.key for lane in backups)], shares, strict=True))
+    situation = Situation(
+        Lane("primary", data.draw(st.sampled_from(Health))),
+        backups,
+        data.draw(st.sampled_from([{}, current])),
+        data.draw(st.sampled_from([None, NOW, SETTLED])),
+        storm=data.draw(st.none() | st.builds(Storm, st.just(1), st.booleans(), st.floats(0, 1))),
+        pinned_backup_percent=data.draw(st.none() | st.integers(0, 100)),
+        frozen=data.draw(st.sampled_from(["", "deploy"])),
+    )
+    plan = weights.plan(situation, TERMS, NOW)
+    assert sum(plan.percents.values()) == 100
+    assert all(percent >= 0 for percent in plan.percents.values())
+    assert plan.reason
+    here = situation.current or {"primary": 100}
+    for lane in backups:
+        if lane.problem:
+            assert plan.percents[lane.key] <= max(here.get(lane.key, 0), 0), (lane, here, plan)
+    assert weights.plan(situation, TERMS, NOW) == plan
+
+
+# --- guard ----------------------------------------------------------------------------------------------------------
+
+PLACE = Place("www.shop.test", "shop.test", True, 30)
+LEAVES = Plan(AWAY, "storm", 7, leaves_down_path=True)
+GOES_HOME = Plan(HOME, "failback", is_reversal=True)
+CALM = Traffic(domains_total=100, domains_moved_lately=0)
+
+
+def refusal(plan: Plan, here: dict[str, int], place: Place = PLACE, traffic: Traffic = CALM) -> Refusal | None:
+    verdict = weights.guard(plan, here, [place], traffic)
+    return verdict[0] if verdict else None
+
+
+def test_guard_lets_a_proper_move_pass() -> None:
+    assert refusal(LEAVES, HOME) is None
+    assert refusal(GOES_HOME, AWAY) is None
+
+
+def test_guard_refuses_places_where_no_record_may_stand() -> None:
+    assert refusal(LEAVES, HOME, Place("shop.test", "shop.test", True, 30)) is Refusal.APEX
+    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", False, 30)) is Refusal.UNVERIFIED
+    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", True, 301)) is Refusal.UNSAFE_TTL
+
+
+@pytest.mark.parametrize(
+    ("total", "moved", "refused"),
+    [(20, 9, None), (20, 10, Refusal.BLAST_RADIUS), (100, 29, None), (100, 30, Refusal.BLAST_RADIUS), (5, 4, None)],
+)
+def test_blast_radius_is_thirty_percent_and_at_least_ten(total: int, moved: int, refused: Refusal | None) -> None:
+    assert refusal(LEAVES, HOME, traffic=Traffic(total, moved)) is refused
+
+
+def test_corroboration_lifts_the_radius_and_going_home_never_meets_it() -> None:
+    assert refusal(LEAVES, HOME, traffic=Traffic(100, 90, corroborated=True)) is None
+    assert refusal(GOES_HOME, AWAY, traffic=Traffic(100, 90)) is None
+
+
+def test_reversals_are_limited_but_protection_is_not() -> None:
+    busy = Traffic(100, 0, reversals_last_hour=2)
+    assert refusal(GOES_HOME, AWAY, traffic=busy) is Refusal.REVERSALS
+    escape = Plan(HOME, "the backup is down", is_reversal=True, leaves_down_path=True)
+    assert refusal(escape, AWAY, traffic=busy) is None
+    assert refusal(LEAVES, HOME, traffic=busy) is None
+
+
+# --- what answers prove ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answers", "fits"),
+    [
+        (HOME, {"primary": 59}, True),
+        (HOME, {"primary": 58, "backup-1": 1}, False),  # one leak is enough
+        (AWAY, {"backup-1": 59}, True),
+        (AWAY, {"elsewhere.test": 59}, False),
+        ({"primary": 50, "backup-1": 50}, {"primary": 30, "backup-1": 29}, True),
+        ({"primary": 50, "backup-1": 50}, {"primary": 59}, False),
+        ({"primary": 10, "backup-1": 90}, {"primary": 3, "backup-1": 56}, True),
+        ({"primary": 10, "backup-1": 90}, {"primary": 30, "backup-1": 29}, False),
+    ],
+)
+def test_consistent(wanted: dict[str, int], answers: dict[str, int], fits: bool) -> None:
+    assert (weights.consistent(wanted, answers) is None) == fits
+
+
+def test_wilson_interval_of_the_textbook() -> None:
+    low, high = weights.wilson(45, 50, z=1.96)
+    assert (round(low, 3), round(high, 3)) == (0.786, 0.957)
+
+
+def test_diff_names_what_would_change() -> None:
+    assert weights.diff(AWAY, HOME) == {"backup-1": (0, 100), "primary": (100, 0)}
+    assert weights.diff(HOME, {"primary": 100}) == {}
