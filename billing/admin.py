@@ -42,6 +42,7 @@ from tranche_site.floor.console_admin import (
     percent,
     refused,
     settled,
+    two_lines,
     when,
 )
 
@@ -83,12 +84,16 @@ class UsageSourceAdmin(ModelAdmin):
 
 @admin.register(LogObject)
 class LogObjectAdmin(ReadOnly):
-    list_display = ["key", "source", "state_label", "rows", "bad_rows", "size", "attempts", "reason", "processed_at"]
+    list_display = ["name", "state_label", "rows", "bad_rows", "size", "reason", "processed_at"]
     list_select_related = ["source"]
     list_filter = ["state", "source", ("processed_at", RangeDateTimeFilter)]
     search_fields = ["key", "reason"]
     paginator = InfinitePaginator
     empty_hint = "Log files appear here once a usage source has been looked at."
+
+    @display(description="file", ordering="key")
+    def name(self, row: LogObject) -> str:
+        return two_lines(row.key, row.source)
 
     @display(description="state", ordering="state", label=OBJECT_COLOURS)
     def state_label(self, row: LogObject) -> str:
@@ -282,7 +287,8 @@ class InvoiceAdmin(ReadOnly):
             {
                 "fields": [
                     ("customer", "contract"), ("number", "kind"), ("state_label", "currency"),
-                    ("period_start", "period_end"), ("subtotal", "discount", "total"),
+                    ("period_start", "period_end"), ("subtotal", "discount"),
+                    "total",
                 ],
             },
         ),
@@ -305,7 +311,9 @@ class InvoiceAdmin(ReadOnly):
 
     @display(description="period (UTC)", ordering="period_start")
     def month(self, invoice: Invoice) -> str:
-        return f"{invoice.period_start:%Y-%m-%d} to {invoice.period_end:%Y-%m-%d}"
+        start, end = invoice.period_start, invoice.period_end
+        is_month = start.day == end.day == 1 and (end - start).days < 32
+        return f"{start:%Y-%m}" if is_month else f"{start:%Y-%m-%d} to {end:%Y-%m-%d}"
 
     @display(description="state", ordering="state", label=INVOICE_COLOURS)
     def state_label(self, invoice: Invoice) -> str:

@@ -124,7 +124,7 @@ class CustomerAdmin(SoftDelete):
         """The key is in the answer to the POST and nowhere else: not in a session, a message or a log."""
         customer = self.row_of(request, object_id, "issue_key")
         form = IssueKeyForm(request.POST or None)
-        context = {**self.admin_site.each_context(request), "opts": self.opts, "customer": customer, "form": form}
+        context = {**self.admin_site.each_context(request), "opts": self.opts, "original": customer, "form": form}
         context["title"] = f"Issue an API key for {customer}"
         if form.is_valid():
             key, context["secret"] = ApiKey.issue(customer, form.cleaned_data["name"], form.cleaned_data["scopes"])

@@ -8,6 +8,7 @@ from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 
 from dns import steering
 from dns.models import DnsAccount, EmbeddedRecord, Freeze, Pin, RecordSet, WeightChange
@@ -20,7 +21,9 @@ from tranche_site.floor.console_admin import (
     ReadOnly,
     confirmed,
     display,
+    moment,
     settled,
+    two_lines,
 )
 
 if TYPE_CHECKING:
@@ -41,8 +44,10 @@ CHANGE_COLOURS = {
 
 
 def _weights(percents: Mapping[str, int | str], names: dict[str, str]) -> str:
-    """“primary Edgeline 0 %, backup Ostara 100 %”"""
-    return ", ".join(f"{names.get(key, f'target {key}')} {share} %" for key, share in percents.items()) or "-"
+    """“primary Edgeline 0 %”, one path a line."""
+    lines = [(names.get(key, f"target {key}"), share) for key, share in percents.items()]
+    spans = format_html_join("", '<span class="block whitespace-nowrap">{} <b>{} %</b></span>', lines)
+    return format_html("<div>{}</div>", spans or "-")
 
 
 @admin.register(DnsAccount)
@@ -92,7 +97,7 @@ class RecordSetAdmin(ModelAdmin):
 
 @admin.register(WeightChange)
 class WeightChangeAdmin(ReadOnly):
-    list_display = ["name", "service", "weights_text", "state_label", "reason", "wanted_at", "seconds", "storm"]
+    list_display = ["name", "weights_text", "state_label", "why", "wanted"]
     list_select_related = ["record_set__domain", "record_set__account", "service", "storm__service"]
     list_filter = [
         "state",
@@ -132,7 +137,7 @@ class WeightChangeAdmin(ReadOnly):
 
     @display(description="domain", ordering="record_set__domain__hostname")
     def name(self, change: WeightChange) -> str:
-        return f"{change.record_set.domain} · {change.generation}"
+        return two_lines(change.record_set.domain, f"{change.service.name}, generation {change.generation}")
 
     @display(description="weights")
     def weights_text(self, change: WeightChange) -> str:
@@ -147,7 +152,16 @@ class WeightChangeAdmin(ReadOnly):
     def state_label(self, change: WeightChange) -> str:
         return change.state
 
-    @display(description="wanted to observed")
+    @display(description="reason")
+    def why(self, change: WeightChange) -> str:
+        return change.held_reason if change.state == WeightChange.State.HELD else change.reason
+
+    @display(description="wanted (UTC)", ordering="wanted_at")
+    def wanted(self, change: WeightChange) -> str:
+        observed = f"observed after {self.seconds(change)}" if change.observed_at else "not observed"
+        return two_lines(moment(change.wanted_at), observed)
+
+    @display(description="observed after")
     def seconds(self, change: WeightChange) -> str:
         return f"{(change.observed_at - change.wanted_at).total_seconds():.1f} s" if change.observed_at else "-"
 

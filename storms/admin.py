@@ -23,6 +23,7 @@ from tranche_site.floor.console_admin import (
     SoftDelete,
     display,
     percent,
+    two_lines,
 )
 
 VERDICT_COLOURS = {"UP": "success", "DEGRADED": "warning", "DOWN": "danger", "UNKNOWN": ""}
@@ -162,10 +163,7 @@ class RagingFilter(admin.SimpleListFilter):
 
 @admin.register(StormEvent)
 class StormEventAdmin(ReadOnly):
-    list_display = [
-        "name", "service", "customer", "kind", "cdn", "state_label", "is_armed", "started_at", "ended_at", "length",
-        "attribution",
-    ]  # fmt: skip
+    list_display = ["name", "owner", "cdn", "state_label", "armed", "started_at", "ended_at", "length"]
     list_select_related = ["service", "customer", "cdn"]
     list_filter = [
         RagingFilter,
@@ -184,7 +182,7 @@ class StormEventAdmin(ReadOnly):
             {
                 "fields": [
                     ("service", "customer"), ("kind", "cdn"), ("state_label", "is_armed"),
-                    ("attribution", "regions"), "reason", "weight_changes_link",
+                    ("attribution", "shown_regions"), "reason", "weight_changes_link",
                 ],
             },
         ),
@@ -203,7 +201,15 @@ class StormEventAdmin(ReadOnly):
 
     @display(description="storm", ordering="id")
     def name(self, storm: StormEvent) -> str:
-        return f"storm {storm.pk}"
+        return two_lines(f"storm {storm.pk}", storm.kind)
+
+    @display(description="service", ordering="service__name")
+    def owner(self, storm: StormEvent) -> str:
+        return two_lines(storm.service.name, storm.customer)
+
+    @admin.display(description="armed", ordering="is_armed", boolean=True)
+    def armed(self, storm: StormEvent) -> bool:
+        return storm.is_armed
 
     @display(description="state", label=STORM_COLOURS)
     def state_label(self, storm: StormEvent) -> str:
@@ -213,6 +219,10 @@ class StormEventAdmin(ReadOnly):
     def length(self, storm: StormEvent) -> str:
         return timesince(storm.started_at, storm.ended_at or timezone.now())
 
+    @display(description="regions")
+    def shown_regions(self, storm: StormEvent) -> str:
+        return ", ".join(storm.regions) or "-"
+
     @display(description="weight changes")
     def weight_changes_link(self, storm: StormEvent) -> str:
         url = f"{reverse('admin:dns_weightchange_changelist')}?storm__id__exact={storm.pk}"
@@ -221,9 +231,7 @@ class StormEventAdmin(ReadOnly):
 
 @admin.register(PathVerdict)
 class PathVerdictAdmin(ReadOnly):
-    list_display = [
-        "target", "verdict_label", "share", "certificate", "reason", "since", "evaluated_at",
-    ]  # fmt: skip
+    list_display = ["target", "verdict_label", "share", "certificate", "reason", "since"]
     list_select_related = ["target__domain", "target__cdn"]
     list_filter = [
         "verdict",
@@ -270,7 +278,7 @@ class OpenFilter(admin.SimpleListFilter):
 
 @admin.register(Finding)
 class FindingAdmin(ReadOnly):
-    list_display = ["kind", "state", "service", "customer", "reason", "first_seen_at", "last_seen_at"]
+    list_display = ["kind", "state", "owner", "reason", "first_seen_at", "last_seen_at"]
     list_select_related = ["service", "customer"]
     list_filter = [
         OpenFilter,
@@ -283,6 +291,10 @@ class FindingAdmin(ReadOnly):
         ("kind", "state"), ("service", "customer"), "target", "reason", ("first_seen_at", "last_seen_at"), "resolved_at",
     ]  # fmt: skip
     empty_hint = "Nothing found. Origin faults, unfit backups and blocked probes are reported here by themselves."
+
+    @display(description="service", ordering="service__name")
+    def owner(self, finding: Finding) -> str:
+        return two_lines(finding.service.name, finding.customer)
 
     @display(description="state", label=FINDING_COLOURS)
     def state(self, finding: Finding) -> str:

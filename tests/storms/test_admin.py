@@ -78,4 +78,4 @@ def test_storms_by_state(console: Client, state: str, expected: int) -> None:
     factories.storm(started_at=now, ended_at=now)
     factories.storm(started_at=now, ended_at=now, closed_at=now)
     url = reverse("admin:storms_stormevent_changelist") + (f"?state={state}" if state else "")
-    assert console.get(url).content.decode().count("field-attribution") == expected
+    assert console.get(url).content.decode().count("field-state_label") == expected
