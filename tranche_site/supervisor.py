@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from tranche_site.floor.embedded import EmbeddedError, Postgres, Server, Valkey, child_of_this_process
+from tranche_site.floor.embedded import EmbeddedError, Postgres, Server, Valkey, child_of_this_process, make_home
 
 MANAGE = str(Path(__file__).resolve().parent.parent / "manage.py")
+QUEUES = ("default", "storms", "dns", "billing", "webhooks")
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
@@ -36,7 +37,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `ports` are checked before anything starts."""
+    """What to run. `ports` (address, port, purpose, kind) must be free before anything starts, and answer when it is ready."""
 
     home: Path
     port: int
@@ -45,7 +46,7 @@ class Plan:
     vantage_points: Sequence[str] = ()
     demo: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    ports: Sequence[tuple[str, int, str]] = ()
+    ports: Sequence[tuple[str, int, str, socket.SocketKind]] = ()
 
 
 class Supervisor:
@@ -70,19 +71,20 @@ class Supervisor:
         except Stopped as stopped:
             if stopped.failed:
                 raise
-        except EmbeddedError as error:
+        except (EmbeddedError, OSError) as error:
             raise Stopped(str(error), failed=True) from error
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            self.stop()
-            self._say("stopped cleanly")
+            _ignore_signals()
+            if self._children or self._servers:
+                self.stop()
+                self._say("stopped cleanly")
 
     def start(self) -> None:
         plan = self._plan
-        for address, port, purpose in [("127.0.0.1", plan.port, "the web server"), *plan.ports]:
-            _refuse_taken(address, port, purpose)
-        plan.home.mkdir(parents=True, exist_ok=True)
+        _refuse_taken("127.0.0.1", plan.port, "the web server")
+        for port in plan.ports:
+            _refuse_taken(*port)
+        make_home(plan.home)
         if plan.postgres:
             self._start_server(Postgres(plan.home))
         if plan.valkey:
@@ -92,8 +94,7 @@ class Supervisor:
         flags = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
         if plan.demo:
             self._spawn("demo", [sys.executable, MANAGE, "demo"])
-        queues = "default,storms,dns,billing,webhooks"
-        self._spawn("worker", [*celery, "worker", "-n", "main@%h", "-Q", queues, "-c", "2", *flags])
+        self._spawn("worker", [*celery, "worker", "-n", "main@%h", "-Q", ",".join(QUEUES), "-c", "2", *flags])
         if plan.vantage_points:
             probes = ",".join(f"probe.{name}" for name in plan.vantage_points)
             self._spawn(
@@ -106,6 +107,7 @@ class Supervisor:
              "-w", "1", "--log-level", "warning"],
         )  # fmt: skip
         self._await_web()
+        self._await_ports()
 
     def check(self) -> None:
         """Raise Stopped if a child or server has died."""
@@ -126,6 +128,9 @@ class Supervisor:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            # A child that was killed leaves its own children behind, one of them with the web server's port.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         for server in reversed(self._servers):
             server.stop()
 
@@ -176,17 +181,37 @@ class Supervisor:
                 )
             time.sleep(0.05)
 
+    def _await_ports(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        waiting = [port for port in self._plan.ports if port[3] is socket.SOCK_STREAM]
+        while waiting:
+            self.check()
+            address, port, purpose, _ = waiting[0]
+            try:
+                socket.create_connection((address, port), timeout=2).close()
+                del waiting[0]
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise Stopped(f"{purpose} did not answer within {READY_SECONDS:.0f} s", failed=True) from None
+                time.sleep(0.05)
+
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    _ignore_signals()  # a second one must not interrupt the stopping
     raise Stopped(signal.Signals(number).name, failed=False)
 
 
-def _refuse_taken(address: str, port: int, purpose: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _refuse_taken(address: str, port: int, purpose: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    with socket.socket(type=kind) as probe:
+        if kind is socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError as error:
-            raise Stopped(
-                f"port {port} on {address}, for {purpose}, can't be used: {error.strerror}", failed=True
-            ) from None
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "there is no such port"
+            raise Stopped(f"port {port} on {address}, for {purpose}, can't be used: {why}", failed=True) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +78,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def ports() -> list[tuple[str, int, str]]:
-    """(address, port, purpose) of every port that the demo world listens on."""
-    https = settings.DEMO_HTTPS_PORT
+def ports() -> list[tuple[str, int, str, socket.SocketKind]]:
+    """(address, port, purpose, kind) of every port that the demo world listens on."""
+    https, tcp, udp = settings.DEMO_HTTPS_PORT, socket.SOCK_STREAM, socket.SOCK_DGRAM
     return [
-        ("127.0.0.1", settings.DEMO_DNS_PORT, "the demo's DNS server"),
-        ("127.0.0.1", settings.DEMO_CONTROL_PORT, "the demo's controls"),
-        *((edge.address, https, f"the demo's {edge.cdn} edge") for edge in EDGES),
-        (ORIGIN_ADDRESS, https, "the demo's origin"),
-        *((address, https, f"the demo's {host}") for host, address in CANARIES),
+        ("127.0.0.1", settings.DEMO_DNS_PORT, "the demo's DNS server", tcp),
+        ("127.0.0.1", settings.DEMO_DNS_PORT, "the demo's DNS server", udp),
+        ("127.0.0.1", settings.DEMO_CONTROL_PORT, "the demo's controls", tcp),
+        *((edge.address, https, f"the demo's {edge.cdn} edge", tcp) for edge in EDGES),
+        (ORIGIN_ADDRESS, https, "the demo's origin", tcp),
+        *((address, https, f"the demo's {host}", tcp) for host, address in CANARIES),
     ]

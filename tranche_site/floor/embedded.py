@@ -49,14 +49,17 @@ class EmbeddedUrls:
     def secret_key(self) -> str:
         """A key of this home's own, made on first use and kept in it."""
         path = self.home / "secret_key"
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                return path.read_text().strip()
+            make_home(self.home)
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_urlsafe(48))
             return path.read_text().strip()
-        self.home.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(48))
-        return path.read_text().strip()
+        except OSError as error:
+            raise EmbeddedError(f"TRANCHE_HOME is {self.home}, which can't be used: {error.strerror}.") from None
 
 
 def embedded_urls(home: Path) -> EmbeddedUrls:
@@ -71,8 +74,8 @@ def embedded_urls(home: Path) -> EmbeddedUrls:
 
 
 def _data_home(home: Path) -> Path:
-    """The home, or a twin of it that the dropped user can enter when a parent directory is closed to others."""
-    if os.geteuid() != 0 or _others_can_enter(home.parent):
+    """The home, or a twin of it that the dropped user can enter when it, or what it lies in, is closed to others."""
+    if os.geteuid() != 0 or _others_can_enter(home):
         return home
     return Path("/var/tmp") / f"tranche-{_digest(home)}"  # noqa: S108
 
@@ -86,6 +89,33 @@ def _run_dir(home: Path) -> Path:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(str(path).encode()).hexdigest()[:12]
+
+
+def make_home(path: Path) -> None:
+    """Create what is missing of this directory. Made by root it can be entered by all, whatever the umask."""
+    for missing in reversed([there for there in (path, *path.parents) if not there.exists()]):
+        missing.mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            missing.chmod(0o755)
+
+
+def _make_places(home: Path) -> None:
+    """The home, and what stands in for it or its sockets elsewhere."""
+    for place in (home, _data_home(home), _run_dir(home)):
+        if place.is_relative_to(home):
+            make_home(place)
+        else:
+            _make_shared(place)
+
+
+def _make_shared(path: Path) -> None:
+    """Create a directory of ours; where everybody may write, somebody else could have been there first."""
+    make_home(path)
+    there = path.lstat()
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EmbeddedError(f"{path} is not ours alone: remove it, or choose another TRANCHE_HOME.")
+    if os.geteuid() == 0:
+        path.chmod(0o755)
 
 
 def _others_can_enter(path: Path) -> bool:
@@ -172,14 +202,13 @@ class Postgres(Server):
     def start(self) -> None:
         binaries = _postgres_binaries()
         user = _unprivileged_user()
-        for directory in (self.home, _data_home(self.home)):
-            directory.mkdir(parents=True, exist_ok=True)
-        for directory in (self.data, self.socket_dir):
-            _private_directory(directory, user)
+        _make_places(self.home)
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-        self._refuse_other_version(binaries, environment)
+        self._refuse_other_version(binaries, user, environment)
         if not (self.data / "PG_VERSION").exists():
             self._initialize(binaries, user, environment)
+        for directory in (self.data, self.socket_dir):
+            _private_directory(directory, user)
 
         settings = [
             "listen_addresses=", "max_connections=120", "shared_buffers=128MB", "timezone=UTC",
@@ -194,7 +223,9 @@ class Postgres(Server):
         self._await(self._is_ready)
         self._create_database()
 
-    def _refuse_other_version(self, binaries: Path, environment: Mapping[str, str]) -> None:
+    def _refuse_other_version(
+        self, binaries: Path, user: pwd.struct_passwd | None, environment: Mapping[str, str]
+    ) -> None:
         marker = self.data / "PG_VERSION"
         if not marker.exists():
             return
@@ -202,9 +233,11 @@ class Postgres(Server):
         said = subprocess.run(  # noqa: S603
             [str(binaries / "postgres"), "--version"],
             env=dict(environment),
+            cwd="/",
             capture_output=True,
             text=True,
             check=False,
+            **_as_user(user),  # type: ignore[call-overload]
         ).stdout
         ours = said.split()[-1].split(".")[0] if said else "?"
         if found != ours:
@@ -214,8 +247,12 @@ class Postgres(Server):
             )
 
     def _initialize(self, binaries: Path, user: pwd.struct_passwd | None, environment: Mapping[str, str]) -> None:
+        """Make the data directory whole or not at all: one that a stopped start left half made would never start."""
+        making = self.data.with_name(f"{self.data.name}.making")
+        shutil.rmtree(making, ignore_errors=True)
+        _private_directory(making, user)
         command = [
-            str(binaries / "initdb"), "-D", str(self.data), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C",
+            str(binaries / "initdb"), "-D", str(making), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C",
             "--no-sync", "--no-instructions",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603
@@ -225,11 +262,16 @@ class Postgres(Server):
             capture_output=True,
             text=True,
             check=False,
+            preexec_fn=child_of_this_process(signal.SIGKILL),
             **_as_user(user),  # type: ignore[call-overload]
         )
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
             raise EmbeddedError(f"initdb failed (exit {done.returncode}): {last}")
+        try:
+            making.rename(self.data)
+        except OSError as error:
+            raise EmbeddedError(f"{self.data} is no data directory, and can't become one: {error.strerror}.") from None
 
     def _connect(self) -> object:
         import psycopg
@@ -264,8 +306,7 @@ class Valkey(Server):
         self.socket_path = Path(embedded_urls(home).redis_url.removeprefix("unix://").partition("?")[0])
 
     def start(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.socket_path.parent.mkdir(parents=True, exist_ok=True)
+        _make_places(self.home)
         data = self.home / "valkey"
         data.mkdir(exist_ok=True)
         command = [
@@ -307,6 +348,7 @@ def _copied_where_others_can_enter(package: Path) -> Path:
     """Root drops to another user, who can't enter a closed virtualenv: keep one copy of the binaries in /var/tmp."""
     copy = Path("/var/tmp") / f"tranche-postgres-{_digest(package)}"  # noqa: S108
     if (copy / "ok").exists():
+        _make_shared(copy)
         return copy / package.name
     making = copy.with_name(f"{copy.name}.{os.getpid()}")
     shutil.copytree(package, making / package.name, symlinks=True)
