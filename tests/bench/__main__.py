@@ -1,0 +1,27 @@
+"""`python -m tests.bench [NAME…]`: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from tests.bench import Result, idle
+
+BENCHES: dict[str, Callable[[], Result]] = {
+    "idle_mib": idle.idle_mib,
+    "idle_cpu_percent": idle.idle_cpu_percent,
+}
+
+
+def main(names: list[str]) -> None:
+    if unknown := sorted(set(names) - set(BENCHES)):
+        sys.exit(f"no such bench: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    for name in names or BENCHES:
+        result = BENCHES[name]()
+        print(json.dumps(asdict(result) | {"ratio": result.ratio}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
