@@ -472,6 +472,11 @@ def weighted_set(record_set: RecordSet, change: WeightChange, provider: Provider
 # --- observe --------------------------------------------------------------------------------------------------------
 
 
+def is_any_on_its_way() -> bool:
+    """Whether a change was confirmed by its provider and not yet observed."""
+    return WeightChange.objects.filter(state=WeightChange.State.CONFIRMED).exists()
+
+
 def observe(now: datetime, *, all_sets: bool = False) -> list[Observation]:
     """Ask the authoritative servers about every change that is on its way, or (the slow sweep) about every record set."""
     record_sets = RecordSet.objects.filter(domain__deleted_at__isnull=True, generation__gt=0).select_related(

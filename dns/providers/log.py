@@ -15,7 +15,9 @@ class LogProvider(Provider):
 
     def apply(self, wanted: WeightedSet) -> Receipt:
         split = ", ".join(f"{member.percent} % {member.target}" for member in wanted.members)
-        logger.info("would write %s: %s (%s, TTL %s s)", wanted.hostname, split, wanted.beacon_value, wanted.ttl_seconds)
+        logger.info(
+            "would write %s: %s (%s, TTL %s s)", wanted.hostname, split, wanted.beacon_value, wanted.ttl_seconds
+        )
         return Receipt(details={"logged": split})
 
     @property

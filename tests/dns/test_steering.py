@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -113,7 +114,9 @@ def tick(service: Service | None = None) -> None:
     now = datetime.now(UTC)
     steering.steer(now, [service.pk] if service else None)
     steering.submit(datetime.now(UTC))
-    steering.observe(datetime.now(UTC))
+    deadline = time.monotonic() + 2
+    while steering.is_any_on_its_way() and time.monotonic() < deadline:
+        steering.observe(datetime.now(UTC))
 
 
 def newest(service: Service) -> WeightChange:
