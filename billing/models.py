@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeBoundary, RangeOperators
+from django.contrib.postgres.indexes import BrinIndex
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Func, Q
@@ -102,7 +103,10 @@ class UsageBucket(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["log_object", "target", "minute_at"], name="usage_buckets_unique")
         ]
-        indexes = [models.Index(fields=["service", "target", "minute_at"], name="usage_buckets_by_minute")]
+        indexes = [
+            models.Index(fields=["service", "target", "minute_at"], name="usage_buckets_by_minute"),
+            BrinIndex(fields=["minute_at"], name="usage_buckets_minutes"),
+        ]
 
 
 class UnknownHostUsage(models.Model):
@@ -137,7 +141,9 @@ class UsageSnapshot(models.Model):
     window_end = models.DateTimeField()
     bytes = models.BigIntegerField()
     requests = models.BigIntegerField()
-    grade = models.CharField(max_length=2, default="E2", help_text="E1 request rows, E2 minutes, E3 time share, E4 sampled.")
+    grade = models.CharField(
+        max_length=2, default="E2", help_text="E1 request rows, E2 minutes, E3 time share, E4 sampled."
+    )
     updated_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -145,7 +151,9 @@ class UsageSnapshot(models.Model):
         ordering = ["-window_start", "service_id", "target_id"]
         constraints = [
             models.UniqueConstraint(fields=["service", "target", "window_start"], name="usage_snapshots_unique"),
-            models.CheckConstraint(condition=Q(window_end__gt=F("window_start")), name="usage_snapshots_window_positive"),
+            models.CheckConstraint(
+                condition=Q(window_end__gt=F("window_start")), name="usage_snapshots_window_positive"
+            ),
             models.CheckConstraint(condition=Q(bytes__gte=0, requests__gte=0), name="usage_snapshots_not_negative"),
         ]
         indexes = [models.Index(fields=["customer", "-window_start"], name="usage_snapshots_by_customer")]
@@ -166,7 +174,9 @@ class RateCard(models.Model):
     currency = models.CharField(max_length=3, choices=CURRENCIES, default="USD")
     unit = models.CharField(max_length=3, choices=Unit, default=Unit.GB)
     tier_mode = models.CharField(max_length=10, choices=TierMode, default=TierMode.GRADUATED)
-    primary_tiers = models.JSONField(help_text='[{"up_to": "1000", "per_unit": "0.12"}, {"up_to": null, "per_unit": "0.10"}]')
+    primary_tiers = models.JSONField(
+        help_text='[{"up_to": "1000", "per_unit": "0.12"}, {"up_to": null, "per_unit": "0.10"}]'
+    )
     backup_tiers = models.JSONField(help_text="Like primary_tiers. Amounts are strings, so that they stay exact.")
     version = models.PositiveIntegerField(default=1, editable=False)
 
@@ -209,7 +219,8 @@ class Contract(models.Model):
         ordering = ["customer_id", "-valid_from"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")), name="contracts_range_positive"
+                condition=Q(valid_until__isnull=True) | Q(valid_until__gt=F("valid_from")),
+                name="contracts_range_positive",
             ),
             models.CheckConstraint(
                 condition=Q(discount_rate__gte=0, discount_rate__lte=1), name="contracts_discount_range"
@@ -277,7 +288,9 @@ class Invoice(models.Model):
     discount_minor = models.BigIntegerField(default=0)
     total_minor = models.BigIntegerField(default=0)
     formula = models.CharField(max_length=30)
-    inputs = models.JSONField(default=dict, help_text="The document that was rated: `manage.py rate` gives the same lines.")
+    inputs = models.JSONField(
+        default=dict, help_text="The document that was rated: `manage.py rate` gives the same lines."
+    )
     created_at = models.DateTimeField(default=timezone.now)
     finalized_at = models.DateTimeField(null=True, blank=True)
 

@@ -100,7 +100,7 @@ def _views(
             for target in domain.probed:
                 key = windows.Key(policy.pk, target.pk)
                 views[key] = view(key, terms)
-    # Reference sites are everybody's: judged by the default policy, whether or not they have samples.
+    # Reference sites and canaries are everybody's: judged by the default policy, whether or not they have samples.
     own = replace(Policy(), interval_seconds=settings.PROBE_OWN_INTERVAL_SECONDS, min_samples=3)
     for key in seen:
         if key.policy_id is None:

@@ -36,7 +36,7 @@ _BAD = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.BAD))
 _SET_ASIDE = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.SET_ASIDE))
 
 # The window of each (target, vantage point) ends at its own newest sample, so that a sample in flight never makes it
-# shorter; staleness is judged apart. Reference sites have no policy and are read under the default one.
+# shorter; staleness is judged apart. Reference sites and canaries have no policy and are read under the default one.
 _SQL = f"""
 WITH watched AS (
     SELECT p.id AS policy_id, t.id AS target_id, p.kind, p.window_seconds, p.closing_samples, s.interval_seconds
@@ -47,7 +47,7 @@ WITH watched AS (
     WHERE p.deleted_at IS NULL AND (%(all)s OR s.id = ANY(%(services)s))
     UNION ALL
     SELECT NULL, t.id, 'http_availability', %(own_window)s, %(own_closing)s, %(own_interval)s
-    FROM targets t WHERE t.role = 'reference' AND t.enabled AND %(all)s
+    FROM targets t WHERE t.role IN ('reference', 'canary') AND t.enabled AND %(all)s
 ), seen AS (
     SELECT w.*, x.vantage_point_id, x.at, x.outcome, x.reason, x.is_blind, x.certificate_expires_at,
         CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END AS is_bad,
@@ -86,7 +86,7 @@ GROUP BY policy_id, target_id, vantage_point_id
 
 
 def read(now: datetime, service_ids: Collection[int] | None, blind_points: Collection[int]) -> dict[Key, Seen]:
-    """Windows by policy and target. `service_ids` None: every service, and the reference sites."""
+    """Windows by policy and target. `service_ids` None: every service, and our own reference sites and canaries."""
     default = Policy()
     parameters = {
         "now": now,

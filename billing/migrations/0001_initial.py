@@ -2,6 +2,7 @@
 
 import django.contrib.postgres.constraints
 import django.contrib.postgres.fields.ranges
+import django.contrib.postgres.indexes
 import django.core.validators
 import django.db.models.deletion
 import django.db.models.expressions
@@ -256,6 +257,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='usagebucket',
             index=models.Index(fields=['service', 'target', 'minute_at'], name='usage_buckets_by_minute'),
+        ),
+        migrations.AddIndex(
+            model_name='usagebucket',
+            index=django.contrib.postgres.indexes.BrinIndex(fields=['minute_at'], name='usage_buckets_minutes'),
         ),
         migrations.AddConstraint(
             model_name='usagebucket',

@@ -17,6 +17,8 @@ from billing.money import format_minor
 from dns.models import Freeze, Pin, WeightChange
 from services.models import Target, VantagePoint
 from storms.models import Finding, StormEvent
+from tranche_site.console import traffic
+from tranche_site.console.traffic import Traffic
 from tranche_site.floor.console_admin import percent
 
 if TYPE_CHECKING:
@@ -131,6 +133,7 @@ class Board:
     findings: list[Finding]
     freezes: list[Freeze]
     pins: list[Pin]
+    traffic: Traffic | None
     may: frozenset[str]
 
     @property
@@ -174,6 +177,7 @@ def read(user: User | AnonymousUser, now: datetime) -> Board:
         sites=_sites(now) if "paths" in may else [],
         bills=_bills() if "bills" in may else [],
         findings=findings, freezes=freezes, pins=pins, may=may,
+        traffic=traffic.read(now) if "usage" in may else None,
     )  # fmt: skip
     half.notices.extend(_notices(half))
     return half
@@ -188,6 +192,7 @@ _PANELS = {
     "freezes": "dns.view_freeze",
     "pins": "dns.view_pin",
     "bills": "billing.view_invoice",
+    "usage": "billing.view_usagesnapshot",
 }
 
 

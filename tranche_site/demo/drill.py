@@ -116,7 +116,9 @@ class Drill:
             "expected_total_minor": expected["total_minor"],
             "invoice_number": invoice.number,
         }
-        self._tell(f"invoice {invoice.number}: {invoice.subtotal_minor} − {invoice.discount_minor} = {invoice.total_minor}")
+        self._tell(
+            f"invoice {invoice.number}: {invoice.subtotal_minor} − {invoice.discount_minor} = {invoice.total_minor}"
+        )
         self._expect(invoice.state == Invoice.State.OPEN, "the invoice was not issued")
         self._expect(invoice.discount_minor > 0, "the discount is 0")
         self._expect(invoice.discount_minor == expected["discount_minor"], "the discount differs from the logs' own")
@@ -279,7 +281,11 @@ def _entries(path: Path, log_format: str) -> list[tuple[str, datetime, int]]:
     if log_format == "cloudflare_logpush":
         rows = [json.loads(line) for line in lines]
         return [
-            (r["ClientRequestHost"], datetime.fromtimestamp(r["EdgeStartTimestamp"] // 10**9, UTC), r["EdgeResponseBytes"])
+            (
+                r["ClientRequestHost"],
+                datetime.fromtimestamp(r["EdgeStartTimestamp"] // 10**9, UTC),
+                r["EdgeResponseBytes"],
+            )
             for r in rows
         ]
     names = lines[1].removeprefix("#Fields: ").split()

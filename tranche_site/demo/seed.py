@@ -7,6 +7,7 @@ from decimal import Decimal
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from billing.models import Contract, RateCard, UsageSource
 from customers.models import SCOPES, ApiKey, Customer
@@ -17,6 +18,7 @@ from tranche_site.demo import certificates, world
 
 CUSTOMER = "Demo Shop"
 TTL_SECONDS = 5
+DRAFT_SECONDS = 20
 
 
 def api_key_file() -> str:
@@ -69,6 +71,9 @@ def _make_service(customer: Customer, cdns: dict[str, Cdn]) -> None:
         customer=customer, service=service, window_seconds=30, min_samples=6, min_failures=3, cooldown_seconds=30,
         minimum_seconds=60, closing_samples=10, holdoff_seconds=120, holdoff_max_seconds=600,
     )  # fmt: skip
+    # A newcomer should not wait five minutes to see what a storm does to an invoice.
+    interval, _ = IntervalSchedule.objects.get_or_create(every=DRAFT_SECONDS, period=IntervalSchedule.SECONDS)
+    PeriodicTask.objects.filter(task="billing.draft_invoices").update(interval=interval, expire_seconds=DRAFT_SECONDS)
     _publish(domain)
     account = DnsAccount.objects.create(customer=customer, name="Demo zone", vendor="embedded")
     RecordSet.objects.create(
