@@ -68,6 +68,11 @@ class Sheet:
         return self.invoice.number is None
 
     @property
+    def unit(self) -> str:
+        """What the prices are for: GB or GiB."""
+        return str(self.invoice.inputs.get("unit", "unit"))
+
+    @property
     def title(self) -> str:
         return f"{self.invoice.get_kind_display().capitalize()} {self.invoice.number or 'DRAFT'}"
 

@@ -103,7 +103,7 @@ class StormPolicyAdmin(SoftDelete):
             },
         ),
         ("Cover", {"fields": ["max_coverage_factor"]}),
-        ("History", {"fields": [("version", "created_at", "deleted_at")]}),
+        ("History", {"fields": ["version", ("created_at", "deleted_at")]}),
     ]  # fmt: skip
     inlines = [VersionInline]
     empty_hint = "A service without a policy is probed and never steered. Add one per service and kind."

@@ -144,6 +144,8 @@ LOGGING = {
 
 CELERY_BROKER_URL = REDIS_URL or EMBEDDED.celery_url
 CELERY_RESULT_BACKEND = None
+CELERY_RESULT_EXPIRES = None  # or beat adds a row of its own that cleans up results, of which there are none
+CELERY_RESULT_EXPIRES = None  # no results are kept, so beat needs no clean-up of them
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
