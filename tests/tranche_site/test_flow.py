@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +17,7 @@ from dns.models import EmbeddedRecord, RecordSet, WeightChange
 from services.models import VantagePoint
 from storms.models import StormEvent
 from tests import factories
+from tests.broker import broker_fixture  # noqa: F401
 from tests.samples import record, times
 from tests.servers import free_port
 from tests.stack import until
@@ -41,17 +41,6 @@ def ran() -> Iterator[list[tuple[str, Any]]]:
     task_postrun.connect(note)
     yield finished
     task_postrun.disconnect(note)
-
-
-@pytest.fixture
-def broker() -> Iterator[None]:
-    """Queues of this test's own in the shared Valkey: other tests' workers take nothing from them."""
-    before = app.conf.broker_transport_options
-    app.conf.broker_transport_options = before | {"global_keyprefix": f"{uuid.uuid4()}:"}
-    app._pool = app.amqp._producer_pool = None
-    yield
-    app.conf.broker_transport_options = before
-    app._pool = app.amqp._producer_pool = None
 
 
 @pytest.fixture
