@@ -7,10 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
@@ -463,3 +465,37 @@ def test_drift_is_noticed_by_the_slow_sweep(dns: EmbeddedDns, dns_port: int) -> 
     steering.observe(timezone.now(), all_sets=True)
     assert "100 % were wanted" in RecordSet.objects.get().observation
     assert Event.objects.filter(kind="weights.drifted").count() == 1
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def steer_command(*arguments: str) -> str:
+    out = StringIO()
+    call_command("steer", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_prints_the_plan_and_acts_only_when_told() -> None:
+    service = steered_service(vendor="log")
+    tick()
+    storm_over(service)
+    said = steer_command("--service", str(service.pk))
+    assert "primary: 100 % → 0 %" in said and "nothing was written" in said
+    assert RecordSet.objects.get().generation == 1
+    assert "1 changes wanted, 1 written" in steer_command("--apply")
+    assert split(newest(service)) == {"primary": 0, "backup-1": 100}
+
+
+def test_the_command_prints_refusals() -> None:
+    service = steered_service(vendor="log")
+    tick()
+    service.domains.update(verified_at=None)
+    storm_over(service)
+    assert "held: unverified_domain" in steer_command()
+
+
+def test_the_command_knows_its_services() -> None:
+    assert "no service is steered" in steer_command()
+    with pytest.raises(CommandError, match="no such service"):
+        steer_command("--service", "99")
