@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import importlib.util
 import os
 import platform
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DATABASE = USER = "tranche"
 _SOCKET_PATH_LIMIT = 100  # of about 108 bytes that a unix socket's path may have
@@ -143,6 +145,8 @@ class Server:
 
     name = "server"
     stop_signals: Sequence[tuple[int, float]] = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
+    alone_seconds = 5.0
+    """How long to wait for a server that a killed parent left behind to end."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -162,6 +166,29 @@ class Server:
                 preexec_fn=child_of_this_process(death_signal),
                 **options,  # type: ignore[call-overload]
             )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """The descriptor of a lock to be passed to the server: it holds it as long as it, or a child of its, lives.
+
+        A second server would not only fail: Valkey would take over the first one's socket, and remove it when it stops.
+        """
+        descriptor = os.open(self.log.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + self.alone_seconds
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise EmbeddedError(
+                            f"{self.log.parent} has a running {self.name}: stop it, or choose another TRANCHE_HOME."
+                        ) from None
+                    time.sleep(0.05)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _await(self, is_ready: Callable[[], bool], seconds: float = 30.0) -> None:
         process = self.process
@@ -204,12 +231,18 @@ class Postgres(Server):
         user = _unprivileged_user()
         _make_places(self.home)
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-        self._refuse_other_version(binaries, user, environment)
-        if not (self.data / "PG_VERSION").exists():
-            self._initialize(binaries, user, environment)
-        for directory in (self.data, self.socket_dir):
-            _private_directory(directory, user)
+        with self._alone() as lock:
+            self._refuse_other_version(binaries, user, environment)
+            if not (self.data / "PG_VERSION").exists():
+                self._initialize(binaries, user, environment)
+            for directory in (self.data, self.socket_dir):
+                _private_directory(directory, user)
+            command = self._command(binaries)
+            self._spawn(command, signal.SIGINT, env=environment, cwd="/", pass_fds=[lock], **_as_user(user))
+        self._await(self._is_ready)
+        self._create_database()
 
+    def _command(self, binaries: Path) -> list[str]:
         settings = [
             "listen_addresses=", "max_connections=120", "shared_buffers=128MB", "timezone=UTC",
             "shared_preload_libraries=pg_stat_statements",
@@ -219,9 +252,7 @@ class Postgres(Server):
         command = [str(binaries / "postgres"), "-D", str(self.data), "-k", str(self.socket_dir)]
         for setting in settings:
             command += ["-c", setting]
-        self._spawn(command, signal.SIGINT, env=environment, cwd="/", **_as_user(user))
-        self._await(self._is_ready)
-        self._create_database()
+        return command
 
     def _refuse_other_version(
         self, binaries: Path, user: pwd.struct_passwd | None, environment: Mapping[str, str]
@@ -239,7 +270,8 @@ class Postgres(Server):
             check=False,
             **_as_user(user),  # type: ignore[call-overload]
         ).stdout
-        ours = said.split()[-1].split(".")[0] if said else "?"
+        version = re.search(r"\(PostgreSQL\) (\d+)", said)
+        ours = version[1] if version else "?"
         if found != ours:
             raise EmbeddedError(
                 f"{self.data} was made by Postgres {found}, and this is Postgres {ours}: "
@@ -313,7 +345,8 @@ class Valkey(Server):
             str(_valkey_binary()), "--port", "0", "--unixsocket", str(self.socket_path), "--unixsocketperm", "700",
             "--dir", str(data), "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction",
         ]  # fmt: skip
-        self._spawn(command, signal.SIGTERM)
+        with self._alone() as lock:
+            self._spawn(command, signal.SIGTERM, pass_fds=[lock])
         self._await(self._answers)
 
     def _answers(self) -> bool:
