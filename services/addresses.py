@@ -46,6 +46,8 @@ async def _resolve(name: str) -> tuple[Resolved, float]:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError as error:
         return Resolved(problem=f"{name} does not resolve: {error.strerror or error}"), 0.0
+    except UnicodeError:
+        return Resolved(problem=f"{name} does not resolve: it is no hostname"), 0.0
     return Resolved(tuple(dict.fromkeys(str(info[4][0]) for info in found))), CACHE_SECONDS
 
 

@@ -86,6 +86,6 @@ def classify(probe: Probe, reply: Reply) -> Verdict:
         return Verdict(Outcome.EDGE_ERROR, f"status {status}: the CDN's edge says that it can't get an answer")
     if status in (403, 429):
         return Verdict(Outcome.BLOCKED, f"status {status}: the probe is blocked or limited")
-    if status >= 500:
+    if 500 <= status <= 599:
         return Verdict(Outcome.HTTP_5XX, f"status {status}")
     return Verdict(Outcome.WRONG_STATUS, f"status {status} is not among the expected ones")

@@ -29,7 +29,7 @@ _TLS = {
 }  # fmt: skip
 _OURS = {
     pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ENGINE_NOTFOUND, pycurl.E_SSL_ENGINE_INITFAILED, pycurl.E_OUT_OF_MEMORY,
-    pycurl.E_INTERFACE_FAILED, pycurl.E_FAILED_INIT,
+    pycurl.E_INTERFACE_FAILED, pycurl.E_FAILED_INIT, pycurl.E_URL_MALFORMAT,
 }  # fmt: skip
 
 
@@ -45,6 +45,13 @@ def trusted_authorities() -> str:
         making.write_bytes(content)
         making.replace(bundle)
     return str(bundle)
+
+
+class _Handover(socket.socket):
+    """libcurl works on a duplicate that it takes at once; the original goes without a warning that it was left open."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Transport:
@@ -73,8 +80,12 @@ class Transport:
             for address in resolved.addresses:
                 if reason := self._refusal(probe, address, probe.port):
                     return Reply(at, fault=Fault.OURS, fault_text=f"egress guard: {reason}", dns_ms=dns_ms)
+            usable = [address for address in resolved.addresses if _can_leave_from(probe.source_address, address)]
+            if not usable:
+                text = f"{probe.address} has no address of the family of {probe.source_address}"
+                return Reply(at, fault=Fault.OURS, fault_text=text, dns_ms=dns_ms)
             try:
-                return await self._exchange(probe, resolved.addresses[0], at, dns_ms)
+                return await self._exchange(probe, usable[0], at, dns_ms)
             except (pycurl.error, OSError, ValueError) as error:
                 return Reply(at, fault=Fault.OURS, fault_text=f"the probe could not start: {error}", dns_ms=dns_ms)
 
@@ -93,7 +104,7 @@ class Transport:
 
     async def _exchange(self, probe: Probe, address: str, at: datetime, dns_ms: float) -> Reply:
         body = bytearray()
-        handle = self._handle(probe, address, body)
+        handle = self._handle(probe, address, body, max(int(probe.timeout_seconds * 1000 - dns_ms), 1))
         waiter: asyncio.Future[tuple[int, str]] = self._loop.create_future()
         self._waiting[handle] = waiter
         try:
@@ -106,7 +117,7 @@ class Transport:
                 self._multi.remove_handle(handle)
             handle.close()
 
-    def _handle(self, probe: Probe, address: str, body: bytearray) -> pycurl.Curl:
+    def _handle(self, probe: Probe, address: str, body: bytearray, timeout_ms: int) -> pycurl.Curl:
         c = pycurl.Curl()
         literal = f"[{address}]" if ":" in address else address
         c.setopt(pycurl.URL, f"https://{probe.host}{probe.path}")
@@ -118,7 +129,7 @@ class Transport:
         c.setopt(pycurl.PROXY, "")
         c.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
         c.setopt(pycurl.NOSIGNAL, 1)
-        c.setopt(pycurl.TIMEOUT_MS, int(probe.timeout_seconds * 1000))
+        c.setopt(pycurl.TIMEOUT_MS, timeout_ms)
         # Every probe makes a fresh connection and a full handshake: a kept one would hide a dead edge.
         c.setopt(pycurl.FRESH_CONNECT, 1)
         c.setopt(pycurl.FORBID_REUSE, 1)
@@ -138,7 +149,7 @@ class Transport:
             family, kind, protocol, peer = where
             if self._refusal(probe, peer[0], peer[1]):
                 return int(pycurl.SOCKET_BAD)
-            return socket.socket(family, kind, protocol)
+            return _Handover(family, kind, protocol)
 
         c.setopt(pycurl.WRITEFUNCTION, write)
         c.setopt(pycurl.OPENSOCKETFUNCTION, open_socket)
@@ -185,6 +196,10 @@ class Transport:
         waiter = self._waiting.get(handle)
         if waiter and not waiter.done():
             waiter.set_result((code, text))
+
+
+def _can_leave_from(source_address: str, address: str) -> bool:
+    return not source_address or (":" in source_address) == (":" in address)
 
 
 def _reply(handle: pycurl.Curl, code: int, text: str, at: datetime, dns_ms: float, body: bytes) -> Reply:
