@@ -12,7 +12,7 @@ def normalize(hostname: str) -> str:
     """Lower case, without a trailing dot, in IDNA form. Leaves what it can't encode for `validate` to refuse."""
     hostname = hostname.strip().rstrip(".").lower()
     try:
-        return hostname if hostname.isascii() else hostname.encode("idna").decode("ascii")
+        return hostname if hostname.isascii() else hostname.encode("idna").decode("ascii").rstrip(".")
     except UnicodeError:
         return hostname
 
@@ -51,7 +51,7 @@ def problem(hostname: str) -> str | None:
     bad = next((label for label in labels if not _LABEL.fullmatch(label)), None)
     if bad is not None:
         return f"“{bad}” is not a valid label: letters, digits and inner hyphens, 1 to 63 of them."
-    if labels[-1].isdigit():
+    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # what resolvers read as a number, such as 127.0x1
         return "Name a host, not an IP address."
     return None
 

@@ -24,7 +24,9 @@ _DENIED_V6 = [
         "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
     )
 ]  # fmt: skip
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out; what stands elsewhere (local NAT64, translated IPv4, …) is nobody's public address."""
 
 
 @lru_cache(maxsize=4096)
@@ -47,12 +49,14 @@ def _denied(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | Non
         reason = _denied(inner)
         return f"{address} stands for {inner}: {reason}" if reason else None
     denied = next((n for n in _DENIED_V6 if address in n), None)
+    if denied is None and address not in _GLOBAL_UNICAST:
+        return f"{address} is not in {_GLOBAL_UNICAST}, the public internet"
     return f"{address} is in {denied}, which is not the public internet" if denied else None
 
 
 def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address.ipv4_mapped or address.sixtofour:
         return address.ipv4_mapped or address.sixtofour
-    if any(address in network for network in _NAT64):
+    if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
