@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from psycopg import errors
 
 logger = logging.getLogger(__name__)
@@ -45,11 +45,22 @@ def write(rows: Sequence[Row]) -> None:
     if not rows:
         return
     try:
+        _write(rows)
+    except (DataError, UnicodeEncodeError):
+        # One row that Postgres can't hold, such as a NUL in its reason, must not cost the others or come back for ever.
+        if len(rows) == 1:
+            logger.exception("a sample can't be recorded and is dropped: %s", rows[0])
+            return
+        middle = len(rows) // 2
+        write(rows[:middle])
+        write(rows[middle:])
+
+
+def _write(rows: Sequence[Row]) -> None:
+    try:
         with transaction.atomic():
             _copy("probe_samples", rows)
-    except errors.UniqueViolation:
-        _write_around_duplicates(rows)
-    except Exception as error:
+    except IntegrityError as error:
         if not isinstance(error.__cause__, errors.UniqueViolation):
             raise
         _write_around_duplicates(rows)
@@ -62,9 +73,12 @@ def _write_around_duplicates(rows: Sequence[Row]) -> None:
         cursor.execute(
             f"INSERT INTO probe_samples ({COLUMNS}) SELECT {COLUMNS} FROM staged ON CONFLICT DO NOTHING"  # noqa: S608
         )
+        cursor.execute("DROP TABLE staged")  # the caller's transaction may need it again
 
 
 def _copy(table: str, rows: Sequence[Row]) -> None:
-    with connection.cursor() as cursor, cursor.copy(f"COPY {table} ({COLUMNS}) FROM STDIN") as copy:
+    # Django leaves COPY's errors as psycopg's own unless it is asked.
+    statement = f"COPY {table} ({COLUMNS}) FROM STDIN"
+    with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(astuple(row))
