@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 KEPT_SECONDS = 24 * 3600
 
@@ -88,17 +89,24 @@ def cloudfront(entries: Sequence[Entry]) -> tuple[str, bytes]:
     lines = ["#Version: 1.0", f"#Fields: {_W3C_FIELDS}"]
     for entry in entries:
         at = datetime.fromtimestamp(entry.at, UTC)
+        path, _, query = entry.path.partition("?")
         lines.append(
             "\t".join(
                 [
                     f"{at:%Y-%m-%d}", f"{at:%H:%M:%S}", "AMS1-P1", str(entry.size_bytes), entry.peer, entry.method,
-                    "d111111abcdef8.cloudfront.net", entry.path.partition("?")[0], f"{entry.status:03d}", "-",
-                    entry.user_agent.replace(" ", "%20"), "-", "-", "Miss", secrets.token_urlsafe(18), entry.host, "https",
+                    "d111111abcdef8.cloudfront.net", _encoded(path), f"{entry.status:03d}", "-",
+                    _encoded(entry.user_agent), _encoded(query), "-", "Miss", secrets.token_urlsafe(18),
+                    _encoded(entry.host), "https",
                 ]
             )
         )  # fmt: skip
     first = datetime.fromtimestamp(entries[0].at, UTC)
     return f"EDEMO.{first:%Y-%m-%d-%H}.{secrets.token_hex(4)}.gz", ("\n".join(lines) + "\n").encode()
+
+
+def _encoded(text: str) -> str:
+    """What a visitor sent, as CloudFront writes it: no blank or tab that would move the columns; “-” is nothing."""
+    return quote(text, safe="!$%&'()*+,-./:;=?@_~") or "-"
 
 
 FORMATS: dict[str, Callable[[Sequence[Entry]], tuple[str, bytes]]] = {

@@ -85,12 +85,13 @@ class TlsServer:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            connection, peer = await loop.sock_accept(listener)
-            if self.cuts_off_probers and peer[0].startswith(PROBER_NETWORK):
-                _reset(connection)
-                continue
-            self._keep(asyncio.create_task(self._serve(connection, peer[0])))
+        with listener:
+            while True:
+                connection, peer = await loop.sock_accept(listener)
+                if self.cuts_off_probers and peer[0].startswith(PROBER_NETWORK):
+                    _reset(connection)
+                    continue
+                self._keep(asyncio.create_task(self._serve(connection, peer[0])))
 
     async def _serve(self, connection: socket.socket, peer: str) -> None:
         context = self._expired if self.mode is Mode.EXPIRED else self._good
