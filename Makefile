@@ -18,7 +18,7 @@ $(VENV)/.installed: requirements.txt
 run: $(VENV)/.installed ## start everything on embedded servers: console on http://127.0.0.1:8080
 	$(BIN)/python manage.py up
 
-packages:
+packages: ## install what the tests need of the system (as root; else it says what is missing)
 	@.ci/packages
 
 test: packages $(VENV)/.installed ## the whole check: lint, types, imports, migrations, tests on real servers
