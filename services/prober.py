@@ -7,19 +7,20 @@ Beat's task only makes sure that it runs and tells it to look for changes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import Error, close_old_connections, transaction
+from django.db import Error, close_old_connections, connections, transaction
 
 from customers.models import Event
 from services import outcomes, samples, schedule, statuses
@@ -87,8 +88,10 @@ class Prober:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        # One thread for the database and the broker: batches stay in order, and the loop never waits for either.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        # The loop waits for nobody: one thread for the database keeps batches in order, another tells others, so that
+        # a broker that hangs does not hold up the recording.
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="teller")
 
         self._points: list[VantagePoint] = []
         self._point_ranks: dict[int, int] = {}
@@ -130,19 +133,39 @@ class Prober:
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread:
             self._thread.join(timeout=10)
-        self._executor.shutdown(wait=True)
+        for executor in (self._recorder, self._teller):
+            with contextlib.suppress(RuntimeError):  # it was stopped before
+                executor.submit(connections.close_all)
+            executor.shutdown(wait=True)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = Transport(settings.PROBE_IN_FLIGHT)
-        jobs = [asyncio.create_task(job()) for job in (self._keep_loaded, self._keep_probing, self._keep_recording)]
+        jobs = [
+            asyncio.create_task(self._keep_up(job))
+            for job in (self._keep_loaded, self._keep_probing, self._keep_recording)
+        ]
         await self._stop.wait()
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         self._transport.close()
+        try:
+            await self._in_thread(samples.write, list(self._rows))
+        except Error:
+            logger.warning("%s samples were not recorded", len(self._rows))
+
+    @staticmethod
+    async def _keep_up(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A job that stumbles over something unforeseen goes on: a prober that stands still looks like one that is well."""
+        while True:
+            try:
+                await job()
+            except Exception:
+                logger.exception("the prober stumbled")
+                await asyncio.sleep(1)
 
     async def _keep_loaded(self) -> None:
         while True:
@@ -227,7 +250,7 @@ class Prober:
             self._was_good[target.id, point.pk] = is_good
         if is_bad and was_good and attempt == 0 and target.role in Target.PATH_ROLES and target.domain_id:
             self._burst_everywhere(target.domain_id, slot)
-            self._executor.submit(self._tell, self._on_first_bad, target.domain_id, slot)
+            self._teller.submit(self._tell, self._on_first_bad, target.domain_id, slot)
 
     def _burst_everywhere(self, domain_id: int, slot: float) -> None:
         """Confirming shots at every path and witness of the domain, and at the canaries: is it the CDN, or are we blind?"""
@@ -248,15 +271,22 @@ class Prober:
             self._start(self._targets[canary_id], point, slot, attempt)
 
     def _look_around(self, point: VantagePoint, sight: Sight) -> None:
-        if not self._canary_ids:
-            sight.blind_reason = ""
-            return
-        patience = 2 * self._targets[self._canary_ids[0]].interval_seconds + OWN_TIMEOUT_SECONDS / 2
+        patience = 2 * settings.PROBE_OWN_INTERVAL_SECONDS + OWN_TIMEOUT_SECONDS / 2
         sight.blind_reason = sight.judge(self._canary_ids, time.monotonic(), patience)
         first_round_is_over = sight.announced is not None or all(i in sight.canaries for i in self._canary_ids)
         if first_round_is_over and bool(sight.blind_reason) != sight.announced:
             sight.announced = bool(sight.blind_reason)
-            self._executor.submit(self._tell, _store_sight, point.pk, sight.blind_reason)
+            self._teller.submit(self._tell_sight, point.pk, sight, sight.blind_reason)
+
+    @staticmethod
+    def _tell_sight(point_id: int, sight: Sight, reason: str) -> None:
+        """No sweep would find this later: what could not be stored is announced again with the next probe."""
+        try:
+            close_old_connections()
+            _store_sight(point_id, reason)
+        except Exception:
+            logger.exception("the sight of vantage point %s could not be stored", point_id)
+            sight.announced = None
 
     async def _keep_recording(self) -> None:
         while True:
@@ -266,22 +296,23 @@ class Prober:
             if not rows:
                 continue
             try:
-                await self._in_thread(samples.write, rows)
+                await self._in_thread(samples.write, list(rows))
             except Error:
                 logger.warning("%s samples wait for Postgres", len(rows))
                 rows.extend(self._rows)
                 self._rows = rows
+                self._bad_services |= bad
                 await asyncio.sleep(1)
                 continue
             if bad:
-                self._executor.submit(self._tell, self._on_bad, bad)
+                self._teller.submit(self._tell, self._on_bad, bad)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         def run() -> T:
             close_old_connections()
             return function(*arguments)
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+        return await asyncio.get_running_loop().run_in_executor(self._recorder, run)
 
     @staticmethod
     def _tell(function: Callable[..., object], *arguments: object) -> None:

@@ -28,19 +28,10 @@ from services.probe import BODY_LIMIT_BYTES, Fault, Probe, Reply, classify
 from services.transport import Transport, trusted_authorities
 from tests.servers import ScriptedDns, free_port, scripted_fixture  # noqa: F401
 from tests.services import tls
-from tests.services.tls import TlsSite
+from tests.services.tls import HOST, TlsSite, pki_fixture  # noqa: F401
 from tranche_site.demo import certificates
 
-HOST = "www.good.test"
 TIMEOUT_SECONDS = 0.6
-
-
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, good.pem and expired.pem for HOST."""
-    directory = tmp_path_factory.mktemp("pki")
-    certificates.make(directory, [HOST])
-    return directory
 
 
 @pytest.fixture

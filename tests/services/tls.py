@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -205,7 +206,18 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-# --- certificates -----------------------------------------------------------------------------------------------------
+# --- certificates: import `pki_fixture`, ask for `pki` ------------------------------------------------------------------
+
+
+HOST, OTHER_HOST, CANARY_HOST = "www.good.test", "shop.good.test", "canary.good.test"
+
+
+@pytest.fixture(scope="session", name="pki")
+def pki_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem, good.pem and expired.pem for the three hosts."""
+    directory = tmp_path_factory.mktemp("pki")
+    certificates.make(directory, [HOST, OTHER_HOST, CANARY_HOST])
+    return directory
 
 
 def self_signed(
