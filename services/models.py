@@ -93,7 +93,9 @@ class Service(models.Model):
         help_text="Codes and ranges that are good, for example “200-299,304”.",
     )
     body_marker = models.CharField(
-        max_length=200, blank=True, help_text="Text that must stand in the first 64 KiB of the body; empty: not looked at."
+        max_length=200,
+        blank=True,
+        help_text="Text that must stand in the first 64 KiB of the body; empty: not looked at.",
     )
     timeout_seconds = models.DecimalField(
         max_digits=4,
@@ -133,7 +135,9 @@ class Service(models.Model):
     def clean(self) -> None:
         errors = {}
         if not self.probe_path.startswith("/") or not hostnames.is_printable_ascii(self.probe_path):
-            errors["probe_path"] = "Begin with a slash, and use printable ASCII without spaces (percent-encode the rest)."
+            errors["probe_path"] = (
+                "Begin with a slash, and use printable ASCII without spaces (percent-encode the rest)."
+            )
         low, high = settings.PROBE_MINIMUM_INTERVAL_SECONDS, settings.PROBE_MAXIMUM_INTERVAL_SECONDS
         if self.interval_seconds is not None and not low <= self.interval_seconds <= high:
             errors["interval_seconds"] = f"Choose from {low} to {high} seconds."
@@ -254,7 +258,9 @@ class Target(models.Model):
         validators=[hostnames.validate],
         help_text="Host and SNI of a reference site or canary; domain targets use their domain's.",
     )
-    probe_path = models.CharField(max_length=500, blank=True, help_text="Instead of the service's; begins with a slash.")
+    probe_path = models.CharField(
+        max_length=500, blank=True, help_text="Instead of the service's; begins with a slash."
+    )
     capacity_percent = models.PositiveSmallIntegerField(
         default=100,
         validators=[MaxValueValidator(1000)],
@@ -271,8 +277,7 @@ class Target(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=Q(role__in=["primary", "backup", "origin"], domain__isnull=False, customer__isnull=False)
-                | Q(role__in=["reference", "canary"], domain__isnull=True, customer__isnull=True)
-                & ~Q(hostname=""),
+                | Q(role__in=["reference", "canary"], domain__isnull=True, customer__isnull=True) & ~Q(hostname=""),
                 name="targets_role_has_its_owner",
                 violation_error_message="Primary, backup and origin belong to a domain; references and canaries have a hostname.",
             ),
@@ -310,8 +315,23 @@ class Target(models.Model):
 
     def clean(self) -> None:
         self.customer_id = self.domain.customer_id if self.domain else None
+        if self.probe_path and not hostnames.is_printable_ascii(self.probe_path):
+            raise ValidationError({"probe_path": "Use printable ASCII without spaces (percent-encode the rest)."})
+        self._keep_place()
         if self.role in self.PATH_ROLES and hostnames.is_address(self.address):
-            raise ValidationError({"address": "Name the CDN's host: DNS answers it as a CNAME, which can't be an address."})
+            raise ValidationError(
+                {"address": "Name the CDN's host: DNS answers it as a CNAME, which can't be an address."}
+            )
+
+    def _keep_place(self) -> None:
+        """Samples and verdicts are evidence about one address: another address is another target."""
+        before = Target.objects.filter(pk=self.pk).first() if self.pk else None
+        for field in ("address", "port", "cdn_id", "role", "domain_id"):
+            if before and getattr(before, field) != getattr(self, field):
+                name = field.removesuffix("_id")
+                raise ValidationError(
+                    {name: "This can't change, since what was seen hangs on it: disable this one and add another."}
+                )
 
 
 class ProbeSample(models.Model):

@@ -22,6 +22,8 @@ from services.outcomes import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+START_GOOD_RUN = 10
+"""A storm's start is the first bad sample since this many good ones in a row; no policy can lengthen a storm by it."""
 STALE_INTERVALS = 3
 """A vantage point whose newest sample is older than this many intervals has no vote."""
 
@@ -115,6 +117,9 @@ class Window:
     bad: int = 0
     blocked: int = 0
     newest_at: datetime | None = None
+    newest_good_at: datetime | None = None
+    bad_since: datetime | None = None
+    """The first bad sample after the third newest good one: about when the present trouble began."""
     good_run: int = 0
     good_run_started_at: datetime | None = None
     bad_outcomes: Mapping[str, int] = field(default_factory=dict)
@@ -139,7 +144,12 @@ class PathView:
     bad: int = 0
     main_fault: str = ""
     blocked_votes: int = 0
-    newest_at: datetime | None = None
+    bad_since: datetime | None = None
+    """When the trouble began that the voting points see; None without a bad sample."""
+    proven_at: datetime | None = None
+    """A quorum of every region has a good sample at or after this moment; None where a quorum has none."""
+    is_failing: bool = True
+    """Whether a quorum that votes DOWN saw it fail just now, not only some time within the window."""
     good_since: datetime | None = None
     """When a quorum of every region had begun a good run of `closing_samples`; None while it has not."""
 
@@ -256,7 +266,9 @@ def view(
         bad=bad,
         main_fault=main_fault,
         blocked_votes=sum(windows.get(p.name, Window()).blocked >= policy.min_failures for p in vantage_points),
-        newest_at=max((w.newest_at for w in voting if w.newest_at), default=None),
+        bad_since=min((w.bad_since for w in voting if w.bad_since), default=None),
+        proven_at=_proven_at(regions, votes, windows),
+        is_failing=_is_failing(regions, votes, windows, policy),
         good_since=_good_since(regions, votes, windows, policy),
     )
 
@@ -276,10 +288,19 @@ def attribute(domain: DomainView) -> tuple[Attribution, str]:
     ]
     if domain.backups and len(down_like_the_primary) == len(domain.backups):
         return Attribution.ORIGIN_FAULT, "every path of the domain fails at once"
-    if not any(b.newest_at and b.verdict is not Verdict.UNKNOWN for b in domain.backups):
-        return Attribution.NONE, "no backup has been seen lately, so the fault can't be told from ours"
-    if witness is None or witness.verdict is not Verdict.UP:
-        seen = "there is no origin witness" if witness is None else f"the origin witness is {witness.verdict}"
+    # What other paths answered before the trouble began says nothing about it: an origin that dies takes seconds longer
+    # to show through a path that hangs than through an edge that answers 502 at once.
+    origin_answers = (
+        witness is not None and witness.verdict is Verdict.UP and _answered_since(witness, primary.bad_since)
+    )
+    backup_answers = any(
+        b.verdict in (Verdict.UP, Verdict.DEGRADED) and _answered_since(b, primary.bad_since) for b in domain.backups
+    )
+    backup_is_spoiled = bool(domain.backups) and all(b.verdict is Verdict.DOWN for b in domain.backups)
+    if not backup_answers and not (backup_is_spoiled and origin_answers):
+        return Attribution.NONE, "no backup has answered since the trouble began: waiting for the other paths"
+    if not origin_answers:
+        seen = "there is no origin witness" if witness is None else "the origin witness has not answered since"
         return Attribution.UNPROVEN, f"the primary is down and {seen}"
     if primary.main_fault == Outcome.EDGE_ERROR:
         return Attribution.EDGE_TO_ORIGIN, "the primary's edge can't reach an origin that answers"
@@ -306,7 +327,7 @@ def decide(
 
 
 def storm_start(
-    samples: Mapping[str, Iterable[tuple[datetime, bool]]], policy: Policy, not_before: datetime | None = None
+    samples: Mapping[str, Iterable[tuple[datetime, bool]]], not_before: datetime | None = None
 ) -> datetime | None:
     """The earliest bad sample, over the vantage points that voted DOWN, since each one's last long good run.
 
@@ -323,7 +344,7 @@ def storm_start(
                 start, good_run = start or at, 0
             else:
                 good_run += 1
-                if good_run >= policy.closing_samples:
+                if good_run >= START_GOOD_RUN:
                     start = None
         if start:
             starts.append(start)
@@ -339,6 +360,10 @@ def _bad(
     found: tuple[Finding, ...],
 ) -> Decision:
     domain, attribution, why = failing[0]
+    begins = current is None or current.ended_at is not None
+    if begins and not any(domain.primary.is_failing for domain, _, _ in failing):
+        # What is left in the windows may be of an origin's fault, which every target's window forgets at another moment.
+        return Decision(Action.NOTHING, f"{domain.primary.reason}; its newest samples are good", findings=found)
     if current is None:
         action = Action.OPEN
         if previous and previous.ended_at and now <= previous.ended_at + policy.holdoff(previous.relapses):
@@ -389,11 +414,52 @@ def _region_verdict(points: list[VantagePoint], votes: Mapping[str, Verdict], po
     up = [point for point in points if votes[point.name] is Verdict.UP]
     if len(down) >= needed and len({point.network for point in down}) >= policy.min_vantages:
         return Verdict.DOWN
-    if len(up) >= needed:
+    if len(up) >= needed and len({point.network for point in up}) >= policy.min_vantages:
         return Verdict.UP
     if any(votes[point.name] in (Verdict.DOWN, Verdict.DEGRADED) for point in points):
         return Verdict.DEGRADED
     return Verdict.UNKNOWN
+
+
+def _answered_since(path: PathView, moment: datetime | None) -> bool:
+    return path.proven_at is not None and (moment is None or path.proven_at >= moment)
+
+
+def _proven_at(
+    regions: Mapping[str, list[VantagePoint]], votes: Mapping[str, Verdict], windows: Mapping[str, Window]
+) -> datetime | None:
+    since: list[datetime] = []
+    for points in regions.values():
+        newest = sorted(
+            (
+                at
+                for point in points
+                if votes[point.name] is not Verdict.UNKNOWN and (at := windows[point.name].newest_good_at) is not None
+            ),
+            reverse=True,
+        )
+        needed = quorum(len(points))
+        if len(newest) < needed:
+            return None
+        since.append(newest[needed - 1])
+    return min(since, default=None)
+
+
+def _is_failing(
+    regions: Mapping[str, list[VantagePoint]],
+    votes: Mapping[str, Verdict],
+    windows: Mapping[str, Window],
+    policy: Policy,
+) -> bool:
+    for points in regions.values():
+        failing = [
+            point
+            for point in points
+            if votes[point.name] is Verdict.DOWN and windows[point.name].good_run < policy.min_failures
+        ]
+        if len(failing) >= quorum(len(points)):
+            return True
+    return False
 
 
 def _good_since(

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeBoundary, RangeOperators
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Func, Q
@@ -55,7 +56,9 @@ class StormPolicy(models.Model):
         help_text="A path is bad below this share of good samples (0 to 1).",
     )
     window_seconds = models.PositiveIntegerField(
-        default=60, validators=[MinValueValidator(1), MaxValueValidator(3600)], help_text="How far back a verdict looks."
+        default=60,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="How far back a verdict looks.",
     )
     cooldown_seconds = models.PositiveIntegerField(
         default=300,
@@ -75,7 +78,11 @@ class StormPolicy(models.Model):
         default=2, validators=[MinValueValidator(1)], help_text="Votes from distinct networks that a storm needs."
     )
     minimum_seconds = models.PositiveIntegerField(default=600, validators=[MaxValueValidator(86_400)])
-    closing_samples = models.PositiveSmallIntegerField(default=10, validators=[MinValueValidator(1)])
+    closing_samples = models.PositiveSmallIntegerField(
+        default=10,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="Good samples in a row that end it.",
+    )
     holdoff_seconds = models.PositiveIntegerField(default=600, validators=[MaxValueValidator(86_400)])
     holdoff_max_seconds = models.PositiveIntegerField(default=3600, validators=[MaxValueValidator(86_400)])
     version = models.PositiveIntegerField(default=1, editable=False)
@@ -111,7 +118,13 @@ class StormPolicy(models.Model):
                 name="storm_policies_coverage_range",
             ),
             models.CheckConstraint(
-                condition=Q(min_samples__gte=1, min_failures__gte=1, min_vantages__gte=1, closing_samples__gte=1),
+                condition=Q(
+                    min_samples__gte=1,
+                    min_failures__gte=1,
+                    min_vantages__gte=1,
+                    closing_samples__gte=1,
+                    closing_samples__lte=100,
+                ),
                 name="storm_policies_minimums_positive",
             ),
             models.CheckConstraint(
@@ -125,8 +138,15 @@ class StormPolicy(models.Model):
         return f"{self.service}: {self.kind} below {self.threshold_avail.normalize():f} over {self.window_seconds} s"
 
     def clean(self) -> None:
-        if self.service_id:
-            self.customer_id = self.service.customer_id
+        if not self.service_id:
+            return
+        self.customer_id = self.service.customer_id
+        if self.window_seconds and self.min_samples:
+            fits = self.window_seconds // self.service.interval_seconds
+            if fits < self.min_samples:
+                interval = self.service.interval_seconds
+                reason = f"{fits} samples fit into it at {interval} s each; a verdict needs {self.min_samples}."
+                raise ValidationError({"window_seconds": reason})
 
     def terms(self) -> detector.Policy:
         """The policy as the detector takes it."""
@@ -216,7 +236,11 @@ class StormEvent(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
     last_bad_at = models.DateTimeField(help_text="The newest evaluation that still found it raging.")
-    relapses = models.PositiveSmallIntegerField(default=0)
+    spells = models.JSONField(
+        default=list,
+        help_text="Its bad stretches as [start, end]; a relapse begins a new one, quiet time between is none.",
+    )
+    relapses = models.PositiveIntegerField(default=0)
     reason = models.TextField(help_text="Why it was declared.")
     closing_reason = models.TextField(blank=True)
     evidence = models.JSONField(default=dict)
@@ -231,7 +255,8 @@ class StormEvent(models.Model):
                 fields=["service", "kind"], condition=Q(closed_at__isnull=True), name="storm_events_one_open"
             ),
             models.CheckConstraint(
-                condition=Q(ended_at__isnull=True) | Q(ended_at__gte=F("started_at")), name="storm_events_end_after_start"
+                condition=Q(ended_at__isnull=True) | Q(ended_at__gte=F("started_at")),
+                name="storm_events_end_after_start",
             ),
             models.CheckConstraint(
                 condition=Q(closed_at__isnull=True) | Q(ended_at__isnull=False, closed_at__gte=F("ended_at")),

@@ -1,4 +1,4 @@
-"""How bad a raging storm is: the share of the primary's samples that were bad since it began."""
+"""How bad a raging storm is: the share of the primary's samples that were bad since it began (at most 15 minutes back)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ SELECT service_id, sum(bad)::float / sum(judged) FROM (
     JOIN service_domains d ON d.service_id = s.service_id AND d.deleted_at IS NULL
     JOIN targets t ON t.domain_id = d.id AND t.role = 'primary' AND t.enabled
     JOIN probe_samples x ON x.target_id = t.id AND x.at >= s.started_at
-        AND x.slot_at > s.started_at - make_interval(secs => %(slack)s)
+        AND x.service_id = s.service_id
+        AND x.slot_at > greatest(s.started_at, now() - interval '15 minutes') - make_interval(secs => %(slack)s)
     WHERE s.id = ANY(%(storms)s) AND NOT x.is_blind
     GROUP BY s.service_id, x.vantage_point_id
 ) points WHERE judged >= %(least)s GROUP BY service_id

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
-from django.db.models import Prefetch, Q
+from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db.models import Exists, OuterRef, Prefetch
+from psycopg.errors import LockNotAvailable
 
 from customers.models import Event
 from services import outcomes
@@ -23,6 +25,7 @@ from tranche_site.floor.faults import fault_point
 logger = logging.getLogger(__name__)
 
 LOCK = 7_726_301
+_WIDEST = detector.Kind.HTTP_AVAILABILITY
 START_LOOKBACK = timedelta(hours=1)
 VERDICT_REFRESH = timedelta(seconds=10)
 """A verdict that did not change is written again only this often."""
@@ -42,33 +45,54 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
     """Judge every service, or only some. One run at a time: another waits up to two seconds, then leaves it to the sweep."""
     report = Report()
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL lock_timeout = '2s'")
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        if not _locked():
+            return report
         points = {point.pk: point for point in VantagePoint.objects.filter(state=VantagePoint.State.ACTIVE)}
         blind = {pk for pk, point in points.items() if point.blind_since}
         seen = windows.read(now, service_ids, blind)
         policies = _policies(service_ids)
-        views = _views(policies, points, seen, now)
+        views = _views(policies, _own_sites() if service_ids is None else [], points, seen, now)
         before = {verdict.target_id: verdict for verdict in PathVerdict.objects.filter(target__in=_shown(views))}
         storms = _storms(policies)
-        for policy in policies:
+        # Storms of TLS and DNS open only where no storm of availability is open, so that one is decided first.
+        covered = {service for (service, kind), (current, _) in storms.items() if current and kind == _WIDEST}
+        found: dict[int, dict[tuple[str, int | None], detector.Finding]] = defaultdict(dict)
+        for policy in sorted(policies, key=lambda policy: policy.kind != _WIDEST):
             report.services += 1
             domains = _domains(policy, views)
             current, previous = storms.get((policy.service_id, policy.kind), (None, None))
             decision = detector.decide(policy.terms(), now, domains, _storm(current), _storm(previous))
+            for finding in decision.findings:
+                found[policy.service_id].setdefault((finding.kind.value, finding.target), finding)
             fault_point("storms.decided")
-            if _carry_out(policy, decision, current, previous, domains, points, now):
+            begins = decision.action in (Action.OPEN, Action.REOPEN)
+            if begins and policy.kind != _WIDEST and policy.service_id in covered:
+                continue
+            if _carried_out(policy, decision, current, previous, domains, points, now):
                 report.changed.append(policy.service_id)
-                if decision.action in (Action.OPEN, Action.REOPEN, Action.RELAPSE):
+                if begins or decision.action is Action.RELAPSE:
                     report.opened.append(policy.service_id)
-            _note_findings(policy, decision, now)
+                if begins and policy.kind == _WIDEST:
+                    covered.add(policy.service_id)
+        _note_findings(policies, found, now)
         if service_ids is None:
             _close_orphans(now)
         turned = _store_verdicts(policies, views, seen, before, now)
         report.changed.extend(turned)
         fault_point("storms.recorded")
     return report
+
+
+def _locked() -> bool:
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '2s'")
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+    except OperationalError as error:
+        if isinstance(error.__cause__, LockNotAvailable):
+            return False
+        raise
+    return True
 
 
 def _policies(service_ids: Collection[int] | None) -> list[StormPolicy]:
@@ -80,8 +104,14 @@ def _policies(service_ids: Collection[int] | None) -> list[StormPolicy]:
     return list(policies.prefetch_related(Prefetch("service__domains", domains, to_attr="watched")).order_by("id"))
 
 
+def _own_sites() -> list[int]:
+    sites = Target.objects.filter(role__in=(Target.Role.REFERENCE, Target.Role.CANARY), enabled=True)
+    return list(sites.values_list("pk", flat=True))
+
+
 def _views(
     policies: Iterable[StormPolicy],
+    own_sites: Iterable[int],
     points: dict[int, VantagePoint],
     seen: dict[windows.Key, windows.Seen],
     now: datetime,
@@ -100,11 +130,12 @@ def _views(
             for target in domain.probed:
                 key = windows.Key(policy.pk, target.pk)
                 views[key] = view(key, terms)
-    # Reference sites and canaries are everybody's: judged by the default policy, whether or not they have samples.
+    # What has no availability policy is judged by the default one: our own sites, and paths of services that only
+    # watch TLS or DNS, since a backup must be good all round before anything moves there.
     own = replace(Policy(), interval_seconds=settings.PROBE_OWN_INTERVAL_SECONDS, min_samples=3)
-    for key in seen:
-        if key.policy_id is None:
-            views[key] = view(key, own)
+    # Own sites are judged without samples too: silence makes them UNKNOWN.
+    for key in {windows.Key(None, site) for site in own_sites} | {key for key in seen if key.policy_id is None}:
+        views[key] = view(key, own)
     return views
 
 
@@ -143,6 +174,18 @@ def _storm(row: StormEvent | None) -> detector.Storm | None:
     return detector.Storm(row.started_at, row.last_bad_at, row.ended_at, row.closed_at, row.relapses)
 
 
+def _carried_out(policy: StormPolicy, decision: Decision, *rest: Any) -> bool:
+    """One transition in a savepoint of its own: a service that can't be written must not stop the others."""
+    if decision.action is Action.NOTHING:
+        return False
+    try:
+        with transaction.atomic():
+            return _carry_out(policy, decision, *rest)
+    except DatabaseError:
+        logger.exception("the storm of service %s could not be written", policy.service_id)
+        return False
+
+
 def _carry_out(
     policy: StormPolicy,
     decision: Decision,
@@ -158,14 +201,16 @@ def _carry_out(
         _announce("storm.opened", storm, f"Storm at {policy.service}: {decision.reason}")
         return True
     if decision.action is Action.REOPEN and previous:
+        start = _start(policy, decision, previous, domains, points, now)
         previous.closed_at = previous.ended_at = None
-        _relapse(previous, decision, now)
+        _relapse(previous, policy, decision, start, now)
         return True
     if current is None:
         return False
     if decision.action is Action.RELAPSE:
+        start = _start(policy, decision, current, domains, points, now)
         current.ended_at = None
-        _relapse(current, decision, now)
+        _relapse(current, policy, decision, start, now)
     elif decision.action is Action.RAGE:
         current.last_bad_at = now
         current.regions = sorted({*current.regions, *decision.regions})
@@ -174,7 +219,8 @@ def _carry_out(
     elif decision.action is Action.END:
         current.ended_at = decision.at
         current.closing_reason = decision.reason
-        current.save(update_fields=["ended_at", "closing_reason"])
+        current.spells = _ended(current, decision.at)
+        current.save(update_fields=["ended_at", "closing_reason", "spells"])
         _announce("storm.ended", current, f"The storm at {policy.service} is over: {decision.reason}")
     elif decision.action is Action.CLOSE:
         current.closed_at = now
@@ -207,6 +253,7 @@ def _open(
         is_armed=policy.mode == StormPolicy.Mode.ARMED,
         attribution=decision.attribution,
         started_at=start,
+        spells=[_spell(start, None)],
         detected_at=now,
         last_bad_at=now,
         reason=decision.reason,
@@ -245,29 +292,42 @@ def _start(
         series: dict[str, list[tuple[datetime, bool]]] = defaultdict(list)
         for point, at, outcome in rows:
             series[str(point)].append((at, terms.is_bad(outcome)))
-        start = detector.storm_start(series, terms, previous.ended_at if previous else None)
+        start = detector.storm_start(series, previous.ended_at if previous else None)
         if start:
             starts.append(start)
     return min(starts, default=now)
 
 
-def _relapse(storm: StormEvent, decision: Decision, now: datetime) -> None:
+def _spell(start: datetime | str, end: datetime | None) -> list[str | None]:
+    return [start if isinstance(start, str) else start.isoformat(), end.isoformat() if end else None]
+
+
+def _ended(storm: StormEvent, at: datetime | None) -> list[list[str | None]]:
+    """Its spells with the last one ended at `at`, if it was not ended before."""
+    spells = storm.spells or [_spell(storm.started_at, None)]
+    return spells if spells[-1][1] else [*spells[:-1], _spell(spells[-1][0], at)]
+
+
+def _relapse(storm: StormEvent, policy: StormPolicy, decision: Decision, start: datetime, now: datetime) -> None:
+    """The same storm goes on, under the policy that judges now; the quiet time since is no part of it."""
     storm.relapses += 1
     storm.last_bad_at = now
-    storm.save(update_fields=["relapses", "last_bad_at", "ended_at", "closed_at"])
+    storm.spells = [*storm.spells, _spell(start, None)]
+    storm.policy, storm.policy_version = policy, policy.version
+    storm.save(update_fields=["relapses", "last_bad_at", "ended_at", "closed_at", "spells", "policy", "policy_version"])
     _announce("storm.relapsed", storm, f"The storm at {storm.service} is back: {decision.reason}")
 
 
 def _close_orphans(now: datetime) -> None:
     """A storm whose service or policy was deleted has nobody left to judge it; it ends where it was last seen bad."""
-    orphans = StormEvent.objects.open().filter(
-        Q(service__deleted_at__isnull=False) | Q(policy__deleted_at__isnull=False), policy__isnull=False
-    )
+    heirs = StormPolicy.objects.live().filter(service=OuterRef("service"), kind=OuterRef("kind"))
+    orphans = StormEvent.objects.open().filter(~Exists(heirs), policy__isnull=False)
     for storm in orphans.select_for_update(of=("self",)).select_related("service"):
         storm.ended_at = storm.ended_at or max(storm.last_bad_at, storm.started_at)
         storm.closed_at = max(now, storm.ended_at)
         storm.closing_reason = "its service or policy was deleted"
-        storm.save(update_fields=["ended_at", "closed_at", "closing_reason"])
+        storm.spells = _ended(storm, storm.ended_at)
+        storm.save(update_fields=["ended_at", "closed_at", "closing_reason", "spells"])
         _announce("storm.closed", storm, f"The storm at {storm.service} is closed: {storm.closing_reason}")
 
 
@@ -294,26 +354,29 @@ def _evidence(path: PathView) -> dict[str, object]:
     }
 
 
-def _note_findings(policy: StormPolicy, decision: Decision, now: datetime) -> None:
-    found = {(finding.kind.value, finding.target): finding for finding in decision.findings}
-    for row in Finding.objects.open().filter(service=policy.service_id):
-        key = (row.kind, row.target_id)
-        if key in found:
-            if now - row.last_seen_at > VERDICT_REFRESH:
-                row.last_seen_at, row.reason = now, found[key].reason
-                row.save(update_fields=["last_seen_at", "reason"])
-            del found[key]
-        else:
+def _note_findings(
+    policies: Iterable[StormPolicy], found: dict[int, dict[tuple[str, int | None], detector.Finding]], now: datetime
+) -> None:
+    """Findings are the service's: what one of its policies finds is not resolved by another that doesn't look for it."""
+    services = {policy.service_id: policy.service for policy in policies}
+    for row in Finding.objects.open().filter(service__in=services):
+        finding = found[row.service_id].pop((row.kind, row.target_id), None)
+        if finding is None:
             row.resolved_at = now
             row.save(update_fields=["resolved_at"])
-    for finding in found.values():
-        row = Finding.objects.create(
-            customer_id=policy.customer_id, service=policy.service, kind=finding.kind, target_id=finding.target,
-            reason=finding.reason, first_seen_at=now, last_seen_at=now,
-        )  # fmt: skip
-        Event.record(
-            f"finding.{finding.kind}", row, f"{policy.service}: {finding.reason}", customer_id=policy.customer_id
-        )
+        elif now - row.last_seen_at > VERDICT_REFRESH:
+            row.last_seen_at, row.reason = now, finding.reason
+            row.save(update_fields=["last_seen_at", "reason"])
+    for service_id, findings in found.items():
+        service = services[service_id]
+        for finding in findings.values():
+            row = Finding.objects.create(
+                customer_id=service.customer_id, service=service, kind=finding.kind, target_id=finding.target,
+                reason=finding.reason, first_seen_at=now, last_seen_at=now,
+            )  # fmt: skip
+            Event.record(
+                f"finding.{finding.kind}", row, f"{service}: {finding.reason}", customer_id=service.customer_id
+            )
 
 
 def _shown(views: Iterable[windows.Key]) -> list[int]:
@@ -353,8 +416,9 @@ def _store_verdicts(
                 availability=view.availability,
                 reason=view.reason,
                 votes=dict(view.votes),
-                newest_good_at=there.newest_good_at if there else (old.newest_good_at if old else None),
-                certificate_expires_at=there.certificate_expires_at if there else None,
+                newest_good_at=(there.newest_good_at if there else None) or (old.newest_good_at if old else None),
+                certificate_expires_at=(there.certificate_expires_at if there else None)
+                or (old.certificate_expires_at if old else None),
                 since=now if changed or old is None else old.since,
                 evaluated_at=now,
             )

@@ -36,7 +36,8 @@ _BAD = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.BAD))
 _SET_ASIDE = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.SET_ASIDE))
 
 # The window of each (target, vantage point) ends at its own newest sample, so that a sample in flight never makes it
-# shorter; staleness is judged apart. Reference sites and canaries have no policy and are read under the default one.
+# shorter; staleness is judged apart. What has no availability policy is
+# read under the default one: reference sites, canaries, and paths of services that only watch TLS or DNS.
 _SQL = f"""
 WITH watched AS (
     SELECT p.id AS policy_id, t.id AS target_id, p.kind, p.window_seconds, p.closing_samples, s.interval_seconds
@@ -48,13 +49,24 @@ WITH watched AS (
     UNION ALL
     SELECT NULL, t.id, 'http_availability', %(own_window)s, %(own_closing)s, %(own_interval)s
     FROM targets t WHERE t.role IN ('reference', 'canary') AND t.enabled AND %(all)s
+    UNION ALL
+    SELECT NULL, t.id, 'http_availability', %(own_window)s, %(own_closing)s, s.interval_seconds
+    FROM services s
+    JOIN service_domains d ON d.service_id = s.id AND d.deleted_at IS NULL AND d.verified_at IS NOT NULL
+    JOIN targets t ON t.domain_id = d.id AND t.enabled
+    WHERE s.deleted_at IS NULL AND (%(all)s OR s.id = ANY(%(services)s))
+        AND EXISTS (SELECT FROM storm_policies p WHERE p.service_id = s.id AND p.deleted_at IS NULL)
+        AND NOT EXISTS (
+            SELECT FROM storm_policies p
+            WHERE p.service_id = s.id AND p.deleted_at IS NULL AND p.kind = 'http_availability')
 ), seen AS (
     SELECT w.*, x.vantage_point_id, x.at, x.outcome, x.reason, x.is_blind, x.certificate_expires_at,
         CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END AS is_bad,
         x.outcome IN ({_SET_ASIDE}) AS is_set_aside,
         max(x.at) OVER pair AS newest_at,
         max(x.at) FILTER (
-            WHERE CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END
+            WHERE NOT x.is_blind
+                AND CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END
         ) OVER pair AS last_bad_at
     FROM watched w
     JOIN probe_samples x ON x.target_id = w.target_id
@@ -79,6 +91,8 @@ SELECT policy_id, target_id, vantage_point_id,
     (array_agg(reason ORDER BY at DESC) FILTER (WHERE is_in_window AND is_bad AND NOT is_blind))[1],
     bool_or(is_blind) FILTER (WHERE at = newest_at),
     max(at) FILTER (WHERE is_good),
+    (array_agg(at ORDER BY at DESC) FILTER (WHERE is_good))[3],
+    array_agg(at ORDER BY at) FILTER (WHERE is_in_window AND is_bad AND NOT is_blind),
     (array_agg(certificate_expires_at ORDER BY at DESC) FILTER (WHERE certificate_expires_at IS NOT NULL))[1]
 FROM judged
 GROUP BY policy_id, target_id, vantage_point_id
@@ -102,18 +116,23 @@ def read(now: datetime, service_ids: Collection[int] | None, blind_points: Colle
     with connection.cursor() as cursor:
         cursor.execute(_SQL, parameters)
         for (
-            policy, target, point, good, bad, blocked, newest, run, run_start, bad_outcomes, reason, blind, last_good, expiry
+            policy, target, point, good, bad, blocked, newest, run, run_start, bad_outcomes, reason, blind, last_good,
+            third_good, bad_times, expiry
         ) in cursor.fetchall():  # fmt: skip
             key = Key(policy, target)
             windows[key][point] = Window(
-                good, bad, blocked, newest, run, run_start, _counts(bad_outcomes), reason or "",
-                bool(blind) or point in blind_points,
+                good, bad, blocked, newest, last_good, _first_after(third_good, bad_times), run, run_start,
+                _counts(bad_outcomes), reason or "", bool(blind) or point in blind_points,
             )  # fmt: skip
             if last_good:
                 newest_good[key] = max(newest_good.get(key, last_good), last_good)
             if expiry:
                 expiries[key] = min(expiries.get(key, expiry), expiry)
     return {key: Seen(seen, newest_good.get(key), expiries.get(key)) for key, seen in windows.items()}
+
+
+def _first_after(moment: datetime | None, times: list[datetime] | None) -> datetime | None:
+    return next((at for at in times or () if moment is None or at > moment), None)
 
 
 def _counts(names: list[str] | None) -> dict[str, int]:

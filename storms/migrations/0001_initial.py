@@ -52,7 +52,7 @@ class Migration(migrations.Migration):
                 ('min_failures', models.PositiveSmallIntegerField(default=3, validators=[django.core.validators.MinValueValidator(1)])),
                 ('min_vantages', models.PositiveSmallIntegerField(default=2, help_text='Votes from distinct networks that a storm needs.', validators=[django.core.validators.MinValueValidator(1)])),
                 ('minimum_seconds', models.PositiveIntegerField(default=600, validators=[django.core.validators.MaxValueValidator(86400)])),
-                ('closing_samples', models.PositiveSmallIntegerField(default=10, validators=[django.core.validators.MinValueValidator(1)])),
+                ('closing_samples', models.PositiveSmallIntegerField(default=10, help_text='Good samples in a row that end it.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)])),
                 ('holdoff_seconds', models.PositiveIntegerField(default=600, validators=[django.core.validators.MaxValueValidator(86400)])),
                 ('holdoff_max_seconds', models.PositiveIntegerField(default=3600, validators=[django.core.validators.MaxValueValidator(86400)])),
                 ('version', models.PositiveIntegerField(default=1, editable=False)),
@@ -81,7 +81,8 @@ class Migration(migrations.Migration):
                 ('ended_at', models.DateTimeField(blank=True, null=True)),
                 ('closed_at', models.DateTimeField(blank=True, null=True)),
                 ('last_bad_at', models.DateTimeField(help_text='The newest evaluation that still found it raging.')),
-                ('relapses', models.PositiveSmallIntegerField(default=0)),
+                ('spells', models.JSONField(default=list, help_text='Its bad stretches as [start, end]; a relapse begins a new one, quiet time between is none.')),
+                ('relapses', models.PositiveIntegerField(default=0)),
                 ('reason', models.TextField(help_text='Why it was declared.')),
                 ('closing_reason', models.TextField(blank=True)),
                 ('evidence', models.JSONField(default=dict)),
@@ -146,7 +147,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='stormpolicy',
-            constraint=models.CheckConstraint(condition=models.Q(('closing_samples__gte', 1), ('min_failures__gte', 1), ('min_samples__gte', 1), ('min_vantages__gte', 1)), name='storm_policies_minimums_positive'),
+            constraint=models.CheckConstraint(condition=models.Q(('closing_samples__gte', 1), ('closing_samples__lte', 100), ('min_failures__gte', 1), ('min_samples__gte', 1), ('min_vantages__gte', 1)), name='storm_policies_minimums_positive'),
         ),
         migrations.AddConstraint(
             model_name='stormpolicy',

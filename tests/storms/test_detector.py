@@ -41,7 +41,8 @@ def window(
     good: int = 0, bad: int = 0, *, newest: float = 1, fault: str = "http_5xx", run: int = 0, blind: bool = False
 ) -> Window:
     return Window(
-        good, bad, newest_at=ago(newest), good_run=run, good_run_started_at=ago(newest + 10 * run) if run else None,
+        good, bad, newest_at=ago(newest), newest_good_at=ago(newest) if good else None,
+        bad_since=ago(newest + 5) if bad else None, good_run=run, good_run_started_at=ago(newest + 10 * run) if run else None,
         bad_outcomes={fault: bad} if bad else {}, is_blind=blind,
     )  # fmt: skip
 
@@ -50,18 +51,21 @@ GOOD, BAD = window(6, run=10), window(0, 6)
 SEEN_AS = {UP: GOOD, DOWN: BAD, UNKNOWN: Window()}
 
 
-def path(target: int, verdict: Verdict, fault: str = "http_5xx", since: datetime | None = None) -> PathView:
-    seen = None if verdict is UNKNOWN else ago(1)
+def path(
+    target: int,
+    verdict: Verdict,
+    fault: str = "http_5xx",
+    since: datetime | None = None,
+    proven: float | None = 1,
+    bad_since: float = 5,
+) -> PathView:
+    """A path as the votes left it: its newest good quorum `proven` seconds ago, its trouble since `bad_since` seconds."""
+    is_down = verdict is DOWN
     return PathView(
-        target,
-        verdict,
-        "why",
-        {},
-        ("eu",) if verdict is DOWN else (),
-        main_fault=fault if verdict is DOWN else "",
-        newest_at=seen,
-        good_since=since,
-    )
+        target, verdict, "why", {}, ("eu",) if is_down else (), main_fault=fault if is_down else "",
+        bad_since=ago(bad_since) if is_down else None,
+        proven_at=ago(proven) if proven is not None and verdict in (UP, DEGRADED) else None, good_since=since,
+    )  # fmt: skip
 
 
 # --- one vote -------------------------------------------------------------------------------------------------------
@@ -183,6 +187,32 @@ def test_attribution(primary: PathView, backup: PathView, witness: PathView | No
     assert detector.attribute(DomainView(primary, (backup,), witness))[0] is attribution
 
 
+def test_what_other_paths_answered_before_the_trouble_says_nothing_about_it() -> None:
+    """The origin dies: the primary's edge says 502 at once, while the probes of backup and witness still hang."""
+    waiting = DomainView(path(1, DOWN, bad_since=5), (path(2, UP, proven=9),), path(3, UP, proven=9))
+    assert detector.attribute(waiting)[0] is Attribution.NONE
+    backup_answers = DomainView(path(1, DOWN, bad_since=5), (path(2, UP, proven=4),), path(3, UP, proven=9))
+    assert detector.attribute(backup_answers)[0] is Attribution.UNPROVEN
+    both_answer = DomainView(path(1, DOWN, bad_since=5), (path(2, UP, proven=4),), path(3, UP, proven=4))
+    assert detector.attribute(both_answer)[0] is Attribution.CDN_FAULT
+    spoiled = path(2, DOWN, "tls")
+    assert detector.attribute(DomainView(path(1, DOWN), (spoiled,), path(3, UP, proven=9)))[0] is Attribution.NONE
+
+
+def test_a_quorum_must_have_answered_since() -> None:
+    def seen(*ages: float) -> datetime | None:
+        windows = {f"v{n}": window(6, newest=age) for n, age in enumerate(ages)}
+        return detector.view(1, windows, points(3), POLICY, NOW).proven_at
+
+    assert seen(1, 2, 9) == ago(2)
+    assert seen(1) is None
+
+
+def test_up_needs_the_same_distinct_networks_as_down() -> None:
+    same = [VantagePoint("a", "eu", "AS1"), VantagePoint("b", "eu", "AS1")]
+    assert detector.view(1, {"a": GOOD, "b": GOOD}, same, POLICY, NOW).verdict is UNKNOWN
+
+
 def test_a_domain_without_a_backup_opens_nothing() -> None:
     assert detector.attribute(DomainView(path(1, DOWN), (), path(3, UP)))[0] is Attribution.NONE
 
@@ -293,8 +323,8 @@ def series(text: str) -> list[tuple[datetime, bool]]:
     ],
 )
 def test_start_is_the_first_bad_sample_of_the_run(one: str, other: str, seconds_ago: int) -> None:
-    assert detector.storm_start({"a": series(one), "b": series(other)}, POLICY) == ago(seconds_ago)
+    assert detector.storm_start({"a": series(one), "b": series(other)}) == ago(seconds_ago)
 
 
 def test_start_is_never_before_the_last_storms_end() -> None:
-    assert detector.storm_start({"a": series("bbbbbb")}, POLICY, not_before=ago(2)) == ago(2)
+    assert detector.storm_start({"a": series("bbbbbb")}, not_before=ago(2)) == ago(2)

@@ -207,11 +207,11 @@ def test_the_threshold_is_strict() -> None:
     site.see(-600, 0)
     for point in site.points:
         samples.write([site.row("primary", point, -15 - n, "ok", attempt=1) for n in range(8)])  # 18 in the window
-        samples.write([site.row("primary", point, -20 - n, "timeout", attempt=2) for n in range(2)])  # 18 of 20
+        samples.write([site.row("primary", point, -1 - n, "timeout", attempt=2) for n in range(2)])  # 18 of 20
     watch(NOW)
     assert (storms(), site.verdict().verdict, site.verdict().availability) == (0, "UP", 0.9)
     for point in site.points:
-        samples.write([site.row("primary", point, -30, "timeout", attempt=2)])  # 18 of 21
+        samples.write([site.row("primary", point, -3, "timeout", attempt=2)])  # 18 of 21
     watch(NOW)
     assert site.verdict().verdict == "DOWN"
 
