@@ -58,9 +58,7 @@ class RecordSet(models.Model):
         db_table = "record_sets"
         ordering = ["id"]
         constraints = [
-            models.CheckConstraint(
-                condition=Q(ttl_seconds__gte=1, ttl_seconds__lte=300), name="record_sets_ttl_range"
-            )
+            models.CheckConstraint(condition=Q(ttl_seconds__gte=1, ttl_seconds__lte=300), name="record_sets_ttl_range")
         ]
 
     def __str__(self) -> str:
@@ -144,7 +142,8 @@ class Pin(models.Model):
     customer = models.ForeignKey(Customer, models.PROTECT, related_name="+")
     service = models.ForeignKey(Service, models.PROTECT, related_name="pins")
     backup_percent = models.PositiveSmallIntegerField(
-        validators=[MaxValueValidator(100)], help_text="Percent of traffic for the first fit backup; the primary has the rest."
+        validators=[MaxValueValidator(100)],
+        help_text="Percent of traffic for the first fit backup; the primary has the rest.",
     )
     reason = models.CharField(max_length=300)
     expires_at = models.DateTimeField()

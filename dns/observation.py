@@ -23,6 +23,8 @@ class Observation:
     hostname: str
     summary: str
     problem: str = ""
+    generation: int | None = None
+    """What the beacon shows where it isn't what was written; the lowest over the servers."""
 
 
 def look(hostname: str, targets: Mapping[str, str], percents: Mapping[str, int], generation: int) -> Observation:
@@ -48,7 +50,8 @@ def look(hostname: str, targets: Mapping[str, str], percents: Mapping[str, int],
         revisions = [value for value in lookup.txt_values(answer) if value.startswith("rev=")]
         if revisions != [f"rev={generation}"]:
             shown = ", ".join(revisions) or "no revision"
-            return Observation(hostname, "", f"{answer.server} shows {shown}, and rev={generation} was written")
+            problem = f"{answer.server} shows {shown}, and rev={generation} was written"
+            return Observation(hostname, "", problem, _number(revisions))
     counts: Counter[str] = Counter()
     for index, _server in enumerate(servers):
         here: Counter[str] = Counter()
@@ -59,9 +62,14 @@ def look(hostname: str, targets: Mapping[str, str], percents: Mapping[str, int],
             if len(values) != 1:
                 return Observation(hostname, "", f"{answer.server} answers {len(values)} CNAMEs instead of one")
             here[targets.get(values[0], values[0])] += 1
-        if problem := weights.consistent(percents, here):
-            return Observation(hostname, "", f"{beacons[index].server}: {problem}")
+        if contradiction := weights.consistent(percents, here):
+            return Observation(hostname, "", f"{beacons[index].server}: {contradiction}")
         counts += here
     names = {key: target for target, key in targets.items()}
     shares = ", ".join(f"{count} × {names.get(key, key)}" for key, count in counts.most_common())
     return Observation(hostname, f"rev={generation} at {len(servers)} of {len(servers)} servers; {shares}")
+
+
+def _number(revisions: list[str]) -> int | None:
+    numbers = [int(text) for revision in revisions if (text := revision.removeprefix("rev=")).isdecimal()]
+    return min(numbers, default=None)

@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
-from django.db.models import Prefetch, Q
+from django.db import connection, transaction
+from django.db.models import Prefetch
 
 from customers.models import Event
 from dns import weights
@@ -35,12 +35,17 @@ from tranche_site.floor.faults import fault_point
 
 logger = logging.getLogger(__name__)
 
+LOCK = 7_726_303
+WAVE_SECONDS = 30
+"""With a reference site failing too, a radius' worth of domains may move in each such span."""
 LEASE = timedelta(seconds=20)
 """How long a submitted change may stay without a word before its outcome counts as unknown and it is written again."""
 READ_BACK = timedelta(seconds=10)
 """A confirmed change that DNS does not show after this time is written again."""
 BACKOFF_SECONDS = (1, 2, 5, 15, 60, 300)
-PERMANENT_WAIT_SECONDS = 60
+MOST_WRITES = 3
+"""How often a change is written before an older one over it is left to a person."""
+PERMANENT_WAIT_SECONDS = 300
 """How long the same plan is not made again after the provider refused it for good."""
 FRESH = timedelta(seconds=60)
 """A backup whose newest good sample is older than this, or than three intervals, is not proven."""
@@ -48,11 +53,14 @@ FRESH = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """What one service should have, what it has, and whether a person must agree first."""
+    """What one service should have, what each of its record sets has, and whether a person must agree first."""
 
     service: Service
     record_sets: tuple[RecordSet, ...]
     here: Mapping[str, int]
+    """The percents that the plan set out from: the newest that were wanted."""
+    standing: Mapping[int, Mapping[str, int] | None]
+    """By record set: what it was last given, or None where that was never written or failed."""
     plan: weights.Plan
     refusal: tuple[weights.Refusal, str] | None
     is_frozen: bool = False
@@ -61,16 +69,35 @@ class ServicePlan:
     def changes(self) -> dict[str, tuple[int, int]]:
         return weights.diff(self.plan.percents, self.here)
 
+    @property
+    def behind(self) -> list[RecordSet]:
+        """The record sets that do not have what the plan wants: all of them in a move, one after a failed write."""
+        return [
+            record_set
+            for record_set in self.record_sets
+            if (there := self.standing[record_set.pk]) is None or weights.diff(self.plan.percents, there)
+        ]
+
 
 def steer(now: datetime, service_ids: Collection[int] | None = None) -> list[WeightChange]:
-    """Plan, and want what changed. Returns the changes made."""
+    """Plan, and want what changed. Returns the changes made.
+
+    One planner at a time: two that plan at once would each see room within the blast radius.
+    """
     made: list[WeightChange] = []
-    for service_plan in plan_services(now, service_ids):
-        is_first = not all(record_set.generation for record_set in service_plan.record_sets)
-        if service_plan.changes or (is_first and not service_plan.is_frozen):
-            made.extend(want(service_plan, now))
-        else:
-            _drop_held(service_plan)
+    settled: list[int] = []
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        for service_plan in plan_services(now, service_ids):
+            if service_plan.behind and not service_plan.is_frozen:
+                made.extend(want(service_plan, now))
+            else:
+                settled.extend(record_set.pk for record_set in service_plan.record_sets)
+        # A held plan that nobody wants any more is overtaken.
+        WeightChange.objects.filter(record_set__in=settled, state=WeightChange.State.HELD).update(
+            state=WeightChange.State.SUPERSEDED
+        )
     return made
 
 
@@ -78,10 +105,17 @@ def steer(now: datetime, service_ids: Collection[int] | None = None) -> list[Wei
 
 
 def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> list[ServicePlan]:
-    """Plans of every steered service, in a bounded number of queries."""
+    """Plans of every steered service, in a fixed number of queries."""
     services = _services(service_ids)
     ids = [service.pk for service in services]
-    storms = {storm.service_id: storm for storm in StormEvent.objects.moving_traffic().filter(service__in=ids)}
+    # Of two open storms the one that rages decides: it comes last, and stays.
+    storms = {
+        storm.service_id: storm
+        for storm in sorted(
+            StormEvent.objects.moving_traffic().filter(service__in=ids),
+            key=lambda storm: (storm.ended_at is None, storm.pk),
+        )
+    }
     shares = shares_bad(storm for storm in storms.values() if storm.ended_at is None)
     pins = {pin.service_id: pin for pin in Pin.objects.filter(service__in=ids, expires_at__gt=now).order_by("id")}
     freezes = list(Freeze.objects.filter(lifted_at__isnull=True).order_by("-id"))
@@ -90,18 +124,20 @@ def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> 
     plans = []
     moving = 0  # domains that the plans of this very run take away from their primary
     for service in services:
-        record_sets = tuple(d.record_set for d in service.steered)  # type: ignore[attr-defined]
-        situation = _situation(service, record_sets, storms.get(service.pk), shares, pins, freezes, newest, now)
+        domains: list[ServiceDomain] = service.steered  # type: ignore[attr-defined]
+        standing = {domain.record_set.pk: _standing(domain, newest.get(domain.record_set.pk)) for domain in domains}
+        situation = _situation(service, newest, storms.get(service.pk), shares, pins, freezes, now)
         wanted = weights.plan(situation, _terms(), now)
         here = dict(situation.current) or {weights.PRIMARY: 100}
         places = [
-            weights.Place(r.domain.hostname, r.zone, r.domain.verified_at is not None, r.ttl_seconds)
-            for r in record_sets
+            weights.Place(d.hostname, d.record_set.zone, d.verified_at is not None, d.record_set.ttl_seconds)
+            for d in domains
         ]
         refusal = weights.guard(wanted, here, places, traffic(service, moving))
         if refusal is None and wanted.percents[weights.PRIMARY] < here.get(weights.PRIMARY, 0):
-            moving += len(record_sets)
-        plans.append(ServicePlan(service, record_sets, here, wanted, refusal, bool(situation.frozen)))
+            moving += len(domains)
+        record_sets = tuple(domain.record_set for domain in domains)
+        plans.append(ServicePlan(service, record_sets, here, standing, wanted, refusal, bool(situation.frozen)))
     return plans
 
 
@@ -109,63 +145,75 @@ def _services(service_ids: Collection[int] | None) -> list[Service]:
     services = Service.objects.live().filter(domains__record_set__isnull=False, domains__deleted_at__isnull=True)
     if service_ids is not None:
         services = services.filter(pk__in=service_ids)
-    targets = Target.objects.filter(enabled=True).paths().select_related("verdict").order_by("role", "rank", "id")
+    targets = Target.objects.paths().select_related("verdict").order_by("role", "rank", "id")
     domains = (
         ServiceDomain.objects.live()
         .filter(record_set__isnull=False)
         .select_related("record_set__account", "record_set__domain")
-        .prefetch_related(Prefetch("targets", targets, to_attr="paths"))
+        .prefetch_related(Prefetch("targets", targets, to_attr="all_paths"))
         .order_by("id")
     )
     return list(services.distinct().order_by("id").prefetch_related(Prefetch("domains", domains, to_attr="steered")))
 
 
+def _paths(domain: ServiceDomain) -> list[Target]:
+    """The domain's paths that are switched on."""
+    return [target for target in domain.all_paths if target.enabled]  # type: ignore[attr-defined]
+
+
 def _newest_changes(service_ids: Iterable[int]) -> dict[int, WeightChange]:
-    """The newest change of each record set that is, or may be, in force."""
+    """The newest change of each record set that was wanted and let go, whether or not it came to be."""
     changes = (
         WeightChange.objects.filter(service__in=service_ids)
-        .exclude(state__in=[WeightChange.State.HELD, WeightChange.State.SUPERSEDED, WeightChange.State.FAILED])
+        .exclude(state__in=[WeightChange.State.HELD, WeightChange.State.SUPERSEDED])
         .order_by("record_set_id", "-generation")
         .distinct("record_set_id")
     )
     return {change.record_set_id: change for change in changes}
 
 
+def _standing(domain: ServiceDomain, change: WeightChange | None) -> Mapping[str, int] | None:
+    if change is None or change.state == WeightChange.State.FAILED:
+        return None
+    if set(change.weights) != {str(target.pk) for target in _paths(domain)}:
+        return None  # it was written for other paths than there are now
+    return _by_lane(change.weights, domain)
+
+
 def _situation(
     service: Service,
-    record_sets: tuple[RecordSet, ...],
+    newest: Mapping[int, WeightChange],
     storm: StormEvent | None,
     shares: Mapping[int, float],
     pins: Mapping[int, Pin],
     freezes: Iterable[Freeze],
-    newest: Mapping[int, WeightChange],
     now: datetime,
 ) -> weights.Situation:
     primary, backups = _lanes(service, now)
-    changes = [newest.get(record_set.pk) for record_set in record_sets]
-    first = changes[0] if changes else None
-    settled = [change.observed_at for change in changes if change]
+    domains: list[ServiceDomain] = service.steered  # type: ignore[attr-defined]
+    changes = [(domain, change) for domain in domains if (change := newest.get(domain.record_set.pk))]
+    # A domain whose write failed is behind the others; it neither sets the course nor holds the others up.
+    done = [pair for pair in changes if pair[1].state != WeightChange.State.FAILED] or changes
+    latest = max(done, key=lambda pair: pair[1].wanted_at, default=None)
+    settled = [change.observed_at for _, change in done]
     pin = pins.get(service.pk)
-    current = _by_lane(first.weights, record_sets[0]) if first else {}
-    previous = _by_lane(first.previous_weights, record_sets[0]) if first else {}
+    current = _by_lane(latest[1].weights, latest[0]) if latest else {}
+    previous = _by_lane(latest[1].previous_weights, latest[0]) if latest else {}
     return weights.Situation(
         primary=primary,
         backups=backups,
         current=current,
         settled_at=max(at for at in settled if at) if settled and all(settled) else None,
-        ttl_seconds=max((record_set.ttl_seconds for record_set in record_sets), default=0),
+        ttl_seconds=max((domain.record_set.ttl_seconds for domain in domains), default=0),
         heading_home=bool(previous) and current.get(weights.PRIMARY, 0) > previous.get(weights.PRIMARY, 0),
         storm=weights.Storm(storm.pk, storm.ended_at is not None, shares.get(service.pk, 0.0)) if storm else None,
         pinned_backup_percent=pin.backup_percent if pin else None,
-        frozen=next(
-            (
-                freeze.reason
-                for freeze in freezes
-                if freeze.service_id in (None, service.pk) and freeze.customer_id in (None, service.customer_id)
-            ),
-            "",
-        ),
+        frozen=next((freeze.reason for freeze in freezes if _covers(freeze, service)), ""),
     )
+
+
+def _covers(freeze: Freeze, service: Service) -> bool:
+    return freeze.service_id in (None, service.pk) and freeze.customer_id in (None, service.customer_id)
 
 
 def lane_of(target: Target) -> str:
@@ -177,7 +225,7 @@ def _lanes(service: Service, now: datetime) -> tuple[weights.Lane, list[weights.
     paths: dict[str, list[Target]] = defaultdict(list)
     domains = service.steered  # type: ignore[attr-defined]
     for domain in domains:
-        for target in domain.paths:
+        for target in _paths(domain):
             paths[lane_of(target)].append(target)
     lanes = {}
     for key, targets in paths.items():
@@ -186,7 +234,7 @@ def _lanes(service: Service, now: datetime) -> tuple[weights.Lane, list[weights.
             problems.append("not every domain has it")
         lanes[key] = weights.Lane(
             key,
-            _worst(targets, best=key == weights.PRIMARY),
+            _worst(targets, now),
             "; ".join(problems),
             min(target.capacity_percent for target in targets),
         )
@@ -194,9 +242,14 @@ def _lanes(service: Service, now: datetime) -> tuple[weights.Lane, list[weights.
     return primary, [lanes[key] for key in sorted(lanes, key=lambda lane: int(lane.partition("-")[2]))]
 
 
-def _worst(targets: Iterable[Target], *, best: bool) -> weights.Health:
-    """DOWN if one is, UP only if all are."""
-    healths = [weights.Health(v.verdict) if (v := _verdict(t)) else weights.Health.UNKNOWN for t in targets]
+def _worst(targets: Iterable[Target], now: datetime) -> weights.Health:
+    """DOWN if one is, UP only if all are. A verdict that nobody renewed is UNKNOWN: an old UP is not UP."""
+    healths = [
+        weights.Health(verdict.verdict)
+        if (verdict := _verdict(target)) and now - verdict.evaluated_at <= FRESH
+        else weights.Health.UNKNOWN
+        for target in targets
+    ]
     for health in (weights.Health.DOWN, weights.Health.DEGRADED, weights.Health.UNKNOWN):
         if health in healths:
             return health
@@ -229,14 +282,14 @@ def _problem(service: Service, target: Target, now: datetime) -> str:
 def _traffic(now: datetime) -> Callable[[Service, int], weights.Traffic]:
     """What the guard must know of everybody, read once."""
     total = RecordSet.objects.filter(domain__deleted_at__isnull=True).count()
-    since = now - timedelta(seconds=settings.BLAST_RADIUS_SECONDS)
-    moved = (
-        WeightChange.objects.filter(wanted_at__gt=since, storm__isnull=False, approved_by__isnull=True)
-        .exclude(state__in=[WeightChange.State.HELD, WeightChange.State.SUPERSEDED])
-        .values("service_id", "record_set_id")
-        .distinct()
-    )
-    moved_by_service = Counter(row["service_id"] for row in moved)
+    lately = _moved_since(now - timedelta(seconds=settings.BLAST_RADIUS_SECONDS))
+    in_wave = _moved_since(now - timedelta(seconds=WAVE_SECONDS))
+    failing = set(
+        PathVerdict.objects.filter(
+            target__role=Target.Role.REFERENCE, target__enabled=True, verdict=weights.Health.DOWN,
+            evaluated_at__gt=now - FRESH,
+        ).values_list("target__cdn_id", flat=True)
+    )  # fmt: skip
     reversals = Counter(
         WeightChange.objects.filter(wanted_at__gt=now - timedelta(hours=1), is_reversal=True)
         .exclude(state__in=[WeightChange.State.HELD, WeightChange.State.SUPERSEDED])
@@ -246,25 +299,43 @@ def _traffic(now: datetime) -> Callable[[Service, int], weights.Traffic]:
     )
 
     def of(service: Service, planned: int) -> weights.Traffic:
-        others = sum(moved_by_service.values()) - moved_by_service[service.pk] + planned
+        primaries = {
+            target.cdn_id
+            for domain in service.steered  # type: ignore[attr-defined]
+            for target in _paths(domain)
+            if target.role == Target.Role.PRIMARY
+        }
         return weights.Traffic(
             domains_total=total,
-            domains_moved_lately=others,
+            domains_moved_lately=sum(lately.values()) - lately[service.pk] + planned,
             radius_share=settings.BLAST_RADIUS_SHARE,
             radius_floor=settings.BLAST_RADIUS_FLOOR,
             reversals_last_hour=reversals[service.pk],
+            domains_moved_in_wave=sum(in_wave.values()) - in_wave[service.pk] + planned,
+            corroborated=bool(primaries) and primaries <= failing,
         )
 
     return of
+
+
+def _moved_since(moment: datetime) -> Counter[int]:
+    """How many domains of each service storms have moved since then, without a person's word."""
+    moved = (
+        WeightChange.objects.filter(wanted_at__gt=moment, storm__isnull=False, approved_by__isnull=True)
+        .exclude(state__in=[WeightChange.State.HELD, WeightChange.State.SUPERSEDED])
+        .values("service_id", "record_set_id")
+        .distinct()
+    )
+    return Counter(row["service_id"] for row in moved)
 
 
 def _terms() -> weights.Terms:
     return weights.Terms(settings.FAILBACK_GATE_SECONDS, tuple(settings.FAILBACK_STEPS_PERCENT))
 
 
-def _by_lane(by_target: Mapping[str, int], record_set: RecordSet) -> dict[str, int]:
+def _by_lane(by_target: Mapping[str, int], domain: ServiceDomain) -> dict[str, int]:
     """Percents by target id, as stored, to percents by lane."""
-    lanes = {str(target.pk): lane_of(target) for target in record_set.domain.targets.all()}
+    lanes = {str(target.pk): lane_of(target) for target in domain.all_paths}  # type: ignore[attr-defined]
     return {lanes[target]: percent for target, percent in by_target.items() if target in lanes}
 
 
@@ -272,31 +343,25 @@ def _by_lane(by_target: Mapping[str, int], record_set: RecordSet) -> dict[str, i
 
 
 def want(service_plan: ServicePlan, now: datetime) -> list[WeightChange]:
-    """Store a plan as one change per domain, with the next generation: all domains or none."""
+    """Store a plan as one change per domain that is behind it, with the next generation: all of those or none."""
     plan, held = service_plan.plan, service_plan.refusal
-    made = []
+    planned = {record_set.pk: record_set for record_set in service_plan.behind}
+    made: list[WeightChange] = []
     with transaction.atomic():
-        ids = [record_set.pk for record_set in service_plan.record_sets]
         locked = (
-            RecordSet.objects.select_for_update(of=("self",)).select_related("domain").filter(pk__in=ids).order_by("pk")
+            RecordSet.objects.select_for_update(of=("self",))
+            .select_related("domain")
+            .filter(pk__in=planned)
+            .order_by("pk")
         )
-        for record_set, planned in zip(locked, sorted(service_plan.record_sets, key=lambda r: r.pk), strict=True):
-            if record_set.generation != planned.generation:
-                return []  # somebody wanted something meanwhile: the next tick sees it
-            percents = {
-                str(target.pk): plan.percents[lane_of(target)]
-                for target in record_set.domain.targets.filter(enabled=True).paths()
-            }
-            newest = record_set.changes.first()
-            if newest and newest.state == WeightChange.State.FAILED and newest.weights == percents:
-                if now < newest.next_attempt_at:
-                    return []  # refused a moment ago; asking every second would change nothing
-            live = record_set.changes.live().first()
-            if live and live.weights == percents and (live.state != WeightChange.State.HELD or held):
-                return []
-            if live:
-                live.state = WeightChange.State.SUPERSEDED
-                live.save(update_fields=["state"])
+        if any(record_set.generation != planned[record_set.pk].generation for record_set in locked):
+            return []  # somebody wanted something meanwhile: the next tick sees it
+        for record_set in locked:
+            targets = record_set.domain.targets.filter(enabled=True).paths()
+            percents = {str(target.pk): plan.percents[lane_of(target)] for target in targets}
+            if not _is_news(record_set, percents, bool(held), now):
+                continue
+            record_set.changes.live().update(state=WeightChange.State.SUPERSEDED)
             record_set.generation += 1
             record_set.save(update_fields=["generation"])
             change = WeightChange.objects.create(
@@ -306,7 +371,7 @@ def want(service_plan: ServicePlan, now: datetime) -> list[WeightChange]:
                 storm_id=plan.storm_id,
                 generation=record_set.generation,
                 weights=percents,
-                previous_weights=_percents_by_target(record_set, service_plan.here),
+                previous_weights={str(target.pk): service_plan.here.get(lane_of(target), 0) for target in targets},
                 is_reversal=plan.is_reversal,
                 state=WeightChange.State.HELD if held else WeightChange.State.WANTED,
                 reason=plan.reason,
@@ -322,18 +387,14 @@ def want(service_plan: ServicePlan, now: datetime) -> list[WeightChange]:
     return made
 
 
-def _percents_by_target(record_set: RecordSet, here: Mapping[str, int]) -> dict[str, int]:
-    return {
-        str(target.pk): here.get(lane_of(target), 0)
-        for target in record_set.domain.targets.filter(enabled=True).paths()
-    }
-
-
-def _drop_held(service_plan: ServicePlan) -> None:
-    """A held plan that nobody wants any more is overtaken."""
-    WeightChange.objects.filter(
-        record_set__in=[r.pk for r in service_plan.record_sets], state=WeightChange.State.HELD
-    ).update(state=WeightChange.State.SUPERSEDED)
+def _is_news(record_set: RecordSet, percents: Mapping[str, int], is_held: bool, now: datetime) -> bool:
+    """Whether the record set's newest change does not say the same already, or was refused long enough ago."""
+    newest = record_set.changes.first()
+    if newest is None or newest.weights != percents:
+        return True
+    if newest.state == WeightChange.State.FAILED:
+        return now >= newest.next_attempt_at
+    return not (newest.state in WeightChange.LIVE and (newest.state != WeightChange.State.HELD or is_held))
 
 
 def approve(change: WeightChange, user: User) -> None:
@@ -364,36 +425,44 @@ def reject(change: WeightChange, user: User) -> None:
 def submit(now: datetime, limit: int = 500) -> list[WeightChange]:
     """Write what is due. Each change is claimed under lock, written outside it, and recorded."""
     written: list[WeightChange] = []
-    for _ in range(limit):
-        change = _claim(now)
-        if change is None:
-            return written
-        written.append(change)
-        _write(change, now)
+    freezes = list(Freeze.objects.filter(lifted_at__isnull=True))
+    due = (
+        WeightChange.objects.filter(
+            state__in=[WeightChange.State.WANTED, WeightChange.State.SUBMITTED], next_attempt_at__lte=now
+        )
+        .select_related("service")
+        .order_by("next_attempt_at", "id")
+    )
+    for candidate in due[:limit]:
+        if any(_covers(freeze, candidate.service) for freeze in freezes):
+            continue
+        change = _claim(candidate, now)
+        if change:
+            written.append(change)
+            _write(change, now)
     return written
 
 
-def _claim(now: datetime) -> WeightChange | None:
-    """Take one due change; an older generation than its record set's can't act."""
+def _claim(candidate: WeightChange, now: datetime) -> WeightChange | None:
+    """Take one due change, under the lock of its record set; an older generation than the record set's can't act."""
     with transaction.atomic():
-        due = Q(state=WeightChange.State.WANTED) | Q(state=WeightChange.State.SUBMITTED)
-        change = (
-            WeightChange.objects.filter(due, next_attempt_at__lte=now)
-            .select_for_update(skip_locked=True, of=("self",))
-            .order_by("next_attempt_at", "id")
-            .first()
-        )
-        if change is None:
+        record_set = (
+            RecordSet.objects.select_for_update(skip_locked=True).filter(pk=candidate.record_set_id).first()
+        )  # the record set first, as planning does: two orders would meet in a deadlock
+        if record_set is None:
             return None
-        record_set = RecordSet.objects.select_for_update().get(pk=change.record_set_id)
+        change = WeightChange.objects.select_for_update().get(pk=candidate.pk)
+        due = (WeightChange.State.WANTED, WeightChange.State.SUBMITTED)
+        if change.state not in due or change.next_attempt_at > now:
+            return None  # somebody else took it
         if change.generation != record_set.generation:
             change.state = WeightChange.State.SUPERSEDED
             change.save(update_fields=["state"])
-            return _claim(now)
+            return None
         change.state = WeightChange.State.SUBMITTED
         change.submitted_at = change.submitted_at or datetime.now(UTC)
         change.attempts += 1
-        change.next_attempt_at = now + LEASE
+        change.next_attempt_at = max(now, datetime.now(UTC)) + LEASE
         change.save(update_fields=["state", "submitted_at", "attempts", "next_attempt_at"])
         return change
 
@@ -414,13 +483,15 @@ def _write(change: WeightChange, now: datetime) -> None:
     fault_point("dns.submitted")
     confirmed = datetime.now(UTC)
     state = WeightChange.State.CONFIRMED if provider.answers else WeightChange.State.OBSERVED
+    # A change that DNS never shows is written again ever more seldom.
+    patience = READ_BACK * 2 ** min(change.attempts - 1, 9)
     updated = WeightChange.objects.filter(pk=change.pk, state=WeightChange.State.SUBMITTED).update(
         state=state,
         confirmed_at=confirmed,
         observed_at=None if provider.answers else confirmed,
         receipt={"change_id": receipt.change_id, **receipt.details},
         error="",
-        next_attempt_at=confirmed + READ_BACK,
+        next_attempt_at=confirmed + patience,
     )
     if updated and not provider.answers:
         RecordSet.objects.filter(pk=record_set.pk, generation=change.generation).update(
@@ -431,16 +502,16 @@ def _write(change: WeightChange, now: datetime) -> None:
 
 def _failed(change: WeightChange, error: ProviderError, now: datetime) -> None:
     logger.warning("%s could not be written: %s", change, error)
-    wait = (
-        PERMANENT_WAIT_SECONDS if error.permanent else BACKOFF_SECONDS[min(change.attempts, len(BACKOFF_SECONDS)) - 1]
-    )
+    wait = BACKOFF_SECONDS[min(change.attempts, len(BACKOFF_SECONDS)) - 1]
+    is_known = change.record_set.changes.exclude(pk=change.pk).first()
     with transaction.atomic():
         updated = WeightChange.objects.filter(pk=change.pk, state=WeightChange.State.SUBMITTED).update(
             state=WeightChange.State.FAILED if error.permanent else WeightChange.State.WANTED,
             error=str(error),
-            next_attempt_at=now + timedelta(seconds=wait),
+            next_attempt_at=now + timedelta(seconds=PERMANENT_WAIT_SECONDS if error.permanent else wait),
         )
-        if updated and error.permanent:
+        # The same refusal every few minutes is one piece of news.
+        if updated and error.permanent and not (is_known and is_known.error == str(error)):
             summary = f"{change.record_set.domain} could not be steered: {error}"
             Event.record("weights.failed", change, summary, customer_id=change.customer_id)
 
@@ -493,11 +564,21 @@ def observe(now: datetime, *, all_sets: bool = False) -> list[Observation]:
         ).first()
         if change is None or change.state in (WeightChange.State.WANTED, WeightChange.State.SUBMITTED):
             continue
-        lanes = {target.address.rstrip(".").lower(): str(target.pk) for target in record_set.domain.targets.all()}
+        lanes = {
+            target.address.rstrip(".").lower(): str(target.pk)
+            for target in record_set.domain.targets.all()
+            if str(target.pk) in change.weights
+        }
         observation = look(record_set.domain.hostname, lanes, change.weights, change.generation)
         _store(record_set, change, observation, now)
         seen.append(observation)
     return seen
+
+
+def _is_overwritten_by_us(change: WeightChange, observation: Observation) -> bool:
+    """A beacon below the newest generation can only be ours; twice is enough, a third time a person must look."""
+    shown = observation.generation
+    return shown is not None and shown < change.generation and change.attempts <= MOST_WRITES
 
 
 def _store(record_set: RecordSet, change: WeightChange, observation: Observation, now: datetime) -> None:
@@ -510,6 +591,13 @@ def _store(record_set: RecordSet, change: WeightChange, observation: Observation
                 WeightChange.objects.filter(pk=change.pk, state=WeightChange.State.CONFIRMED).update(
                     state=WeightChange.State.WANTED, error=observation.problem, next_attempt_at=now
                 )
+            elif change.state == WeightChange.State.OBSERVED and _is_overwritten_by_us(change, observation):
+                # An older write of ours came late, from a worker that slept: the newest plan is written again.
+                WeightChange.objects.filter(pk=change.pk, state=WeightChange.State.OBSERVED).update(
+                    state=WeightChange.State.WANTED, error=observation.problem, next_attempt_at=now
+                )
+                summary = f"{record_set.domain}: an older plan was written over the newest, which is written again"
+                Event.record("weights.reasserted", change, summary, customer_id=change.customer_id)
             elif change.state == WeightChange.State.OBSERVED and record_set.observation != observation.problem[:300]:
                 summary = f"{record_set.domain}: DNS no longer shows what was written: {observation.problem}"
                 Event.record("weights.drifted", change, summary, customer_id=change.customer_id)

@@ -85,6 +85,8 @@ class Plan:
     storm_id: int | None = None
     is_reversal: bool = False
     leaves_down_path: bool = False
+    is_persons: bool = False
+    """A person's own numbers: the blast radius is for our mistakes, not for theirs."""
 
     def __post_init__(self) -> None:
         if sum(self.percents.values()) != 100 or any(percent < 0 for percent in self.percents.values()):
@@ -101,8 +103,14 @@ def plan(situation: Situation, terms: Terms, now: datetime) -> Plan:
         return Plan(here, f"frozen: {situation.frozen}")
     if situation.pinned_backup_percent is not None:
         return _pinned(situation, here, fit)
-    if primary.health is Health.UP and _carries_traffic_on_a_down_backup(situation, here):
-        return _home(situation, 100, "the backup is down and the primary is up", leaves_down_path=True)
+    if _carries_traffic_on_a_down_backup(situation, here):
+        # Protection waits for no gate: to the primary if it is up, else to another backup that is fit.
+        if primary.health is Health.UP:
+            return _home(situation, 100, "the backup is down and the primary is up", leaves_down_path=True)
+        if fit:
+            percents = _fill(here, fit, 100 - share)
+            reason = f"the backup is down: its share goes to {fit[0].key}"
+            return Plan(percents, reason, situation.storm.id if situation.storm else None, leaves_down_path=True)
     if situation.storm and not situation.storm.is_over:
         return _away(situation, situation.storm, terms, here, fit, now)
     if situation.storm:
@@ -139,8 +147,11 @@ class Traffic:
     radius_floor: int = 10
     reversals_last_hour: int = 0
     reversal_limit: int = 2
+    domains_moved_in_wave: int = 0
+    """The same within the last seconds of a wave."""
     corroborated: bool = False
-    """A reference site of that CDN fails, seen from two networks: the only thing besides a person that lifts the radius."""
+    """A reference site of that CDN fails, seen from two networks: the only thing besides a person that lifts the radius,
+    and then in waves, each as large as the radius."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +177,12 @@ def guard(
             return Refusal.UNSAFE_TTL, f"{place.hostname} has a TTL of {place.ttl_seconds} s; at most 300"
     if wanted.is_reversal and not wanted.leaves_down_path and traffic.reversals_last_hour >= traffic.reversal_limit:
         return Refusal.REVERSALS, f"{traffic.reversals_last_hour} reversals within the last hour"
-    if wanted.percents.get(PRIMARY, 0) < here.get(PRIMARY, 100) and not traffic.corroborated:
+    if wanted.percents.get(PRIMARY, 0) < here.get(PRIMARY, 100) and not wanted.is_persons:
         limit = max(traffic.radius_floor, math.floor(traffic.radius_share * traffic.domains_total))
-        moving = traffic.domains_moved_lately + len(places)
+        lately = traffic.domains_moved_in_wave if traffic.corroborated else traffic.domains_moved_lately
+        moving, span = lately + len(places), "in one wave" if traffic.corroborated else "in ten minutes"
         if moving > limit:
-            return (
-                Refusal.BLAST_RADIUS,
-                f"{moving} domains would have moved in ten minutes; at most {limit} do by themselves",
-            )
+            return Refusal.BLAST_RADIUS, f"{moving} domains would have moved {span}; at most {limit} do by themselves"
     return None
 
 
@@ -248,12 +257,14 @@ def _pinned(situation: Situation, here: dict[str, int], fit: Sequence[Lane]) -> 
     percents[PRIMARY] = 100 - wanted
     if wanted:
         percents[fit[0].key] = wanted
-    return Plan(percents, f"pinned: backup {wanted} %")
+    return Plan(percents, f"pinned: backup {wanted} %", is_persons=True)
 
 
 def _away(
     situation: Situation, storm: Storm, terms: Terms, here: dict[str, int], fit: Sequence[Lane], now: datetime
 ) -> Plan:
+    if situation.primary.health not in (Health.DOWN, Health.DEGRADED):
+        return Plan(here, f"storm, but the primary is {situation.primary.health} now: nothing moves", storm.id)
     if not fit:
         return Plan(here, f"storm, but no backup is fit: {_problems(situation)}", storm.id)
     moved = 100 - here[PRIMARY]
@@ -264,15 +275,14 @@ def _away(
         if moved and not _gate_has_passed(situation, terms, now):
             return Plan(here, f"storm: {moved} % moved, waiting before the next step", storm.id)
     percents = _fill(here, fit, step)
-    leaves_down = situation.primary.health is Health.DOWN
-    if percents[PRIMARY] >= here[PRIMARY] and not _carries_traffic_on_a_down_backup(situation, here):
+    if percents[PRIMARY] >= here[PRIMARY]:
         return Plan(here, f"storm: {moved} % is on the backup", storm.id)
     names = ", ".join(lane.key for lane in fit if percents[lane.key])
     return Plan(
         percents,
         f"storm {storm.id}: {100 - percents[PRIMARY]} % to {names} ({storm.share_bad:.0%} of the primary's samples bad)",
         storm.id,
-        leaves_down_path=leaves_down,
+        leaves_down_path=situation.primary.health is Health.DOWN,
     )
 
 

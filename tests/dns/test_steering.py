@@ -14,6 +14,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from customers.models import Event
@@ -499,3 +500,152 @@ def test_the_command_knows_its_services() -> None:
     assert "no service is steered" in steer_command()
     with pytest.raises(CommandError, match="no such service"):
         steer_command("--service", "99")
+
+
+# --- found by reading: each of these once went wrong ----------------------------------------------------------------
+
+
+def test_a_domain_whose_write_failed_is_tried_again_alone(dns: EmbeddedDns) -> None:
+    service = steered_service(domains=2)
+    tick()
+    in_the_way = EmbeddedRecord.objects.create(
+        zone=ZONE, name=f"www1.{service.pk}.{ZONE}", type="TXT", value="a person's"
+    )
+    storm_over(service)
+    tick()
+    assert sorted(WeightChange.objects.filter(generation=2).values_list("state", flat=True)) == ["failed", "observed"]
+    in_the_way.delete()
+    tick()
+    assert WeightChange.objects.filter(generation=3).count() == 0  # not asked again at once
+    WeightChange.objects.filter(state=State.FAILED).update(next_attempt_at=timezone.now())
+    tick()
+    again = WeightChange.objects.get(generation=3)
+    assert (again.state, split(again)) == (State.OBSERVED, {"primary": 0, "backup-1": 100})
+    assert sorted(RecordSet.objects.values_list("generation", flat=True)) == [2, 3]
+
+
+def test_a_change_that_dns_never_shows_is_written_ever_more_seldom() -> None:
+    service = steered_service()  # no server answers
+    account = service.domains.get().record_set.account
+    EmbeddedRecord.objects.create(
+        zone=ZONE, name=ZONE, type="SOA", value=f"ns1.{ZONE}. root.{ZONE}. 1 3600 600 86400 5"
+    )
+    assert account.vendor == "embedded"
+    now = timezone.now()
+    steering.steer(now)
+    waits = []
+    for _ in range(4):
+        steering.submit(now)
+        change = newest(service)
+        assert change.confirmed_at
+        waits.append(round((change.next_attempt_at - change.confirmed_at).total_seconds()))
+        now = change.next_attempt_at
+        steering.observe(now)
+    assert waits == [10, 20, 40, 80]
+
+
+def test_a_stale_write_over_an_observed_one_is_repaired_by_the_sweep(dns: EmbeddedDns, dns_port: int) -> None:
+    service = steered_service()
+    tick()
+    stale = newest(service)
+    storm_over(service)
+    tick()
+    assert newest(service).state == State.OBSERVED
+    record_set = RecordSet.objects.select_related("account", "domain").get()
+    provider = steering.provider_of(record_set)
+    provider.apply(steering.weighted_set(record_set, stale, provider))
+    hostname = f"www0.{service.pk}.{ZONE}"
+    deadline = time.monotonic() + 3
+    while answers(dns_port, hostname, 5) != {"primary0.cdn.test": 5} and time.monotonic() < deadline:
+        pass
+    steering.observe(timezone.now(), all_sets=True)
+    tick()
+    assert answers(dns_port, hostname) == {"backup0.cdn.test": 20}
+    assert Event.objects.filter(kind="weights.reasserted").count() == 1
+
+
+def test_a_freeze_also_stops_what_was_planned_already(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    steering.steer(timezone.now())
+    freeze = Freeze.objects.create(reason="stop", service=None)
+    assert steering.submit(timezone.now()) == []
+    freeze.lifted_at = timezone.now()
+    freeze.save()
+    assert len(steering.submit(timezone.now())) == 1
+
+
+def test_no_failback_on_an_old_verdict(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    tick()
+    now = timezone.now()
+    StormEvent.objects.update(ended_at=now, closed_at=now)
+    WeightChange.objects.update(observed_at=now - timedelta(hours=3))
+    primary = Target.objects.get(domain__service=service, role="primary")
+    verdict(primary, "UP", evaluated_at=now - timedelta(hours=2))
+    tick()
+    assert RecordSet.objects.get().generation == 2
+    verdict(primary, "UP")
+    tick()
+    assert RecordSet.objects.get().generation == 3
+
+
+def test_a_raging_storm_counts_beside_one_that_is_over(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    storm = storm_over(service)
+    earlier = storm.started_at - timedelta(hours=1)
+    factories.storm(service=service, kind="tls", started_at=earlier, ended_at=earlier + timedelta(minutes=5))
+    tick()
+    assert split(newest(service)) == {"primary": 0, "backup-1": 100}
+
+
+def test_a_failing_reference_site_lifts_the_blast_radius(dns: EmbeddedDns, settings: Any) -> None:
+    settings.BLAST_RADIUS_FLOOR = 1
+    settings.BLAST_RADIUS_SHARE = 0.0
+    first, second = steered_service(), steered_service()
+    tick()
+    storm_over(first)
+    tick()
+    WeightChange.objects.filter(generation=2).update(
+        wanted_at=timezone.now() - timedelta(seconds=60)
+    )  # an earlier wave
+    storm_over(second)
+    cdn = Target.objects.get(domain__service=second, role="primary").cdn
+    reference = factories.target("reference", cdn=cdn)
+    verdict(reference, "UP")
+    tick()
+    assert newest(second).state == State.HELD
+    verdict(reference, "DOWN")
+    tick()
+    assert newest(second).state == State.OBSERVED
+
+
+def test_paths_that_were_replaced_at_the_same_addresses_are_recognized(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    domain = service.domains.get()
+    old = {target.role: target for target in domain.targets.all()}
+    domain.targets.update(enabled=False)
+    for role, other in (("primary", "backup"), ("backup", "primary")):
+        verdict(factories.target(role, domain=domain, address=old[other].address), "UP")
+    tick()
+    assert (newest(service).generation, newest(service).state) == (2, State.OBSERVED)
+
+
+def test_a_tick_asks_the_same_number_of_questions_for_many_services(dns: EmbeddedDns) -> None:
+    def questions() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            steering.steer(timezone.now())
+        return len(captured)
+
+    steered_service()
+    tick()
+    one = questions()
+    for _ in range(5):
+        steered_service()
+    tick()
+    assert questions() == one

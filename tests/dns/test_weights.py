@@ -76,6 +76,21 @@ def test_a_backup_that_fails_is_left_for_a_primary_that_is_up() -> None:
         assert plan.leaves_down_path
 
 
+def test_a_backup_that_fails_is_left_for_another_without_waiting() -> None:
+    dead, second = Lane("backup-1", Health.DOWN, problem="DOWN"), Lane("backup-2", Health.UP)
+    there = {"primary": 0, "backup-1": 100, "backup-2": 0}
+    plan = weights.plan(Situation(DOWN, [dead, second], there, None, storm=Storm(7, False, 0.2)), TERMS, NOW)
+    assert dict(plan.percents) == {"primary": 0, "backup-1": 0, "backup-2": 100}
+    assert plan.leaves_down_path
+
+
+@pytest.mark.parametrize("health", [Health.UP, Health.UNKNOWN])
+def test_a_storm_moves_nothing_further_while_the_primary_is_not_seen_failing(health: Health) -> None:
+    raging = Storm(7, False, 1.0)
+    for here in (HOME, {"primary": 90, "backup-1": 10}):
+        assert percents(Situation(Lane("primary", health), [BACKUP], here, SETTLED, storm=raging)) == here
+
+
 def test_failback_goes_in_steps_and_waits_for_the_gate() -> None:
     assert percents(Situation(UP, [BACKUP], AWAY, SETTLED)) == {"primary": 10, "backup-1": 90}
     ten = {"primary": 10, "backup-1": 90}
@@ -179,8 +194,15 @@ def test_blast_radius_is_thirty_percent_and_at_least_ten(total: int, moved: int,
     assert refusal(LEAVES, HOME, traffic=Traffic(total, moved)) is refused
 
 
-def test_corroboration_lifts_the_radius_and_going_home_never_meets_it() -> None:
-    assert refusal(LEAVES, HOME, traffic=Traffic(100, 90, corroborated=True)) is None
+def test_corroboration_lifts_the_radius_wave_by_wave() -> None:
+    assert refusal(LEAVES, HOME, traffic=Traffic(100, 90, domains_moved_in_wave=29, corroborated=True)) is None
+    full = Traffic(100, 90, domains_moved_in_wave=30, corroborated=True)
+    assert refusal(LEAVES, HOME, traffic=full) is Refusal.BLAST_RADIUS
+
+
+def test_a_persons_pin_and_going_home_never_meet_the_radius() -> None:
+    pinned = weights.plan(Situation(UP, [BACKUP], HOME, pinned_backup_percent=100), TERMS, NOW)
+    assert refusal(pinned, HOME, traffic=Traffic(100, 90)) is None
     assert refusal(GOES_HOME, AWAY, traffic=Traffic(100, 90)) is None
 
 
