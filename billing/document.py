@@ -53,7 +53,7 @@ def parse(raw: Any) -> Document:
     cover_node = root.node("cover", {})
     cover_node.only(
         "discount_rate", "max_coverage_factor", "coverage_mode", "waiting_seconds", "waiting_mode",
-        "hours_clause_seconds", "aggregate_seconds", "merge_gap_seconds", "layers", "covered_before",
+        "hours_clause_seconds", "aggregate_seconds", "merge_gap_seconds", "layers", "covered_before", "service_factors",
     )  # fmt: skip
     rates = root.node("rates", {})
     rates.only("primary", "backup")
@@ -77,6 +77,7 @@ def parse(raw: Any) -> Document:
         ),
         layers=[_layer(node) for node in cover_node.nodes("layers")],
         covered_before=cover_node.amount("covered_before", "0"),
+        service_factors=_factors(cover_node.node("service_factors", {})),
     )
     return Document(
         terms,
@@ -118,6 +119,10 @@ def _tiers(rates: _Node, path: str) -> list[Tier]:
             node.fail("up_to", "tiers must rise, and only the last may be null")
         tiers.append(Tier(up_to, node.amount("per_unit", None)))
     return tiers
+
+
+def _factors(node: _Node) -> dict[str, Fraction]:
+    return {service: node.amount(service, None) for service in node.raw}
 
 
 def _layer(node: _Node) -> Layer:

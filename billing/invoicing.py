@@ -69,6 +69,10 @@ def preview(customer: Customer, period: Period, as_of: datetime) -> Drafted | No
     """The invoice as it stands at `as_of`, without storing anything; None without usage. Raises InvoiceError."""
     contract = _contract(customer, period)
     windows = _usage(customer, period)
+    if contract and (outside := _outside(contract, windows)):
+        raise InvoiceError(
+            f"{customer} has usage at {outside:%Y-%m-%d %H:%M} UTC, and the contract is not in force then"
+        )
     if contract is None:
         if windows:
             raise InvoiceError(f"{customer} has usage from {period.start:%Y-%m}, and no contract for that time")
@@ -204,6 +208,18 @@ def _contract(customer: Customer, period: Period) -> Contract | None:
     return contracts[0] if contracts else None
 
 
+def _outside(contract: Contract, windows: list[tuple[int, str, datetime, int]]) -> datetime | None:
+    """The first minute of usage that the contract's validity does not reach."""
+    return next(
+        (
+            minute
+            for _, _, minute, _ in windows
+            if minute < contract.valid_from or (contract.valid_until and minute >= contract.valid_until)
+        ),
+        None,
+    )
+
+
 def _storms(customer: Customer, period: Period, contract: Contract) -> dict[str, StormEvent]:
     """Storms of the customer that pay and that touch the period, also through a merge with one that does."""
     gap = timedelta(seconds=contract.merge_gap_seconds)
@@ -223,7 +239,6 @@ def _pays(row: StormEvent) -> bool:
     return covered
 
 
-# Minutes are kept apart only where a storm's edge may fall; everything else is one sum per path.
 _USAGE = """
 SELECT b.service_id, t.role, b.minute_at, sum(b.bytes)::bigint
 FROM usage_buckets b JOIN targets t ON t.id = b.target_id
@@ -249,7 +264,8 @@ def _document(
     card = contract.rate_card
     terms = {
         "discount_rate": _text(contract.discount_rate),
-        "max_coverage_factor": _text(min([contract.max_coverage_factor, *_policy_factors(storms)])),
+        "max_coverage_factor": _text(contract.max_coverage_factor),
+        "service_factors": {service: _text(factor) for service, factor in _policy_factors(storms).items()},
         "coverage_mode": contract.coverage_mode,
         "waiting_seconds": contract.waiting_seconds,
         "waiting_mode": "excess",
@@ -260,13 +276,10 @@ def _document(
         "covered_before": "0",
     }
     told = [
-        {
-            "id": name,
-            "start": zulu(row.started_at),
-            "end": zulu(row.ended_at or max(as_of, row.started_at)),
-            "service": str(row.service_id),
-        }
+        {"id": name, "start": zulu(start), "end": zulu(end), "service": str(row.service_id)}
         for name, row in storms.items()
+        for start, end in _spells(row, as_of)
+        if start < end
     ]
     return {
         "currency": card.currency,
@@ -276,30 +289,56 @@ def _document(
         "tier_mode": card.tier_mode,
         "cover": terms,
         "storms": told,
-        "usage": _usage_of_document(period, windows, told),
+        "usage": _usage_of_document(contract, period, windows, told),
     }
 
 
+def _spells(row: StormEvent, as_of: datetime) -> list[tuple[datetime, datetime]]:
+    """The storm's bad stretches. Quiet time between relapses is covered only as far as the contract's own merging goes."""
+    spells = row.spells or [[row.started_at.isoformat(), row.ended_at.isoformat() if row.ended_at else None]]
+    return [
+        (datetime.fromisoformat(start), datetime.fromisoformat(end) if end else max(as_of, row.started_at))
+        for start, end in spells
+    ]
+
+
 def _usage_of_document(
-    period: Period, windows: list[tuple[int, str, datetime, int]], storms: list[dict[str, str]]
+    contract: Contract, period: Period, windows: list[tuple[int, str, datetime, int]], storms: list[dict[str, str]]
 ) -> list[dict[str, Any]]:
-    """Backup minutes one by one where a storm or a merged gap touches them; the rest of a path is one sum, not covered."""
-    bounds: dict[str, tuple[str, str]] = {}
-    for storm in storms:
-        first, last = bounds.get(storm["service"], (storm["start"], storm["end"]))
-        bounds[storm["service"]] = (min(first, storm["start"]), max(last, storm["end"]))
-    touched = {s: (datetime.fromisoformat(a), datetime.fromisoformat(b)) for s, (a, b) in bounds.items()}
-    sums: dict[tuple[int, str], int] = defaultdict(int)
-    minutes = []
+    """Backup minutes one by one where the edge of a covered interval falls into them; everything else as sums.
+
+    Minutes that are covered whole and minutes that are not at all need no time share: each is one sum per service.
+    """
+    terms = cover.CoverTerms(waiting_seconds=contract.waiting_seconds, merge_gap_seconds=contract.merge_gap_seconds)
+    told = [
+        cover.Storm(s["id"], datetime.fromisoformat(s["start"]), datetime.fromisoformat(s["end"]), s["service"])
+        for s in storms
+    ]
+    intervals = {s["service"]: cover.effective(told, s["service"], terms) for s in storms}
+    uncovered: dict[tuple[int, str], int] = defaultdict(int)
+    covered: dict[int, tuple[datetime, datetime, int]] = {}  # first minute, end of the last, bytes
+    edges = []
     for service, role, minute, size in windows:
         after = minute + timedelta(minutes=1)
-        start, end = touched.get(str(service), (period.end, period.start))
-        if role == "backup" and minute < end and after > start:
-            minutes.append(_window(service, role, minute, after, size, None))
+        share = cover.time_coverage(intervals.get(str(service), []), minute, after) if role == "backup" else Fraction(0)
+        if share == 0:
+            uncovered[service, role] += size
+        elif share == 1:
+            first, _, before = covered.get(service, (minute, after, 0))
+            covered[service] = (first, after, before + size)
         else:
-            sums[service, role] += size
-    rest = [_window(s, role, period.start, period.end, size, 0) for (s, role), size in sorted(sums.items())]
-    return rest + minutes
+            edges.append(_window(service, role, minute, after, size, None))
+    return [
+        *(
+            _window(service, role, period.start, period.end, size, 0)
+            for (service, role), size in sorted(uncovered.items())
+        ),
+        *(
+            _window(service, "backup", first, end, size, size)
+            for service, (first, end, size) in sorted(covered.items())
+        ),
+        *edges,
+    ]
 
 
 def _window(
@@ -311,15 +350,19 @@ def _window(
     }  # fmt: skip
 
 
-def _policy_factors(storms: dict[str, StormEvent]) -> list[Decimal]:
-    """The customer's own factor, as it stood in the version that each storm began under: it can only lower the cover."""
-    wanted = {(row.policy_id, row.policy_version) for row in storms.values() if row.policy_id}
+def _policy_factors(storms: dict[str, StormEvent]) -> dict[str, Decimal]:
+    """By service, the customer's own factor as it stood in the versions that its storms began under: the lowest of them.
+
+    It can only lower what the contract gives, and only for the service whose policy says it.
+    """
+    wanted = {(row.policy_id, row.policy_version): str(row.service_id) for row in storms.values() if row.policy_id}
     versions = StormPolicyVersion.objects.filter(policy__in={policy for policy, _ in wanted})
-    return [
-        Decimal(str(version.terms["max_coverage_factor"]))
-        for version in versions
-        if (version.policy_id, version.version) in wanted
-    ]
+    factors: dict[str, Decimal] = {}
+    for version in versions:
+        if service := wanted.get((version.policy_id, version.version)):
+            factor = Decimal(str(version.terms["max_coverage_factor"]))
+            factors[service] = min(factor, factors.get(service, factor))
+    return dict(sorted(factors.items()))
 
 
 def _text(value: Decimal) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,8 +248,9 @@ class _Path(NamedTuple):
 
 @dataclass(frozen=True)
 class _Owner:
-    """Whose a hostname is until `until`, and over which path of this CDN; or why it has none."""
+    """Whose a hostname is from its proof until `until`, and over which path of this CDN; or why it has none."""
 
+    since: datetime | None
     until: datetime | None
     path: _Path | None
     reason: str
@@ -279,15 +280,19 @@ def _owners(source: UsageSource, hosts: set[str]) -> dict[str, list[_Owner]]:
             reason = f"the domain has no path over {source.cdn}"
         else:
             path = _Path(domain.customer_id, domain.service_id, target_or_none.pk)
-        owners[domain.hostname].append(_Owner(min(ends, default=None), path, reason))
+        owners[domain.hostname].append(_Owner(domain.verified_at, min(ends, default=None), path, reason))
     for versions in owners.values():
         versions.sort(key=lambda owner: owner.until or datetime.max.replace(tzinfo=UTC))
     return owners
 
 
 def _owner_at(owners: list[_Owner], at: datetime) -> _Owner:
-    """Who had the hostname then: of those not deleted before, the one that ended first."""
-    return next((o for o in owners if o.until is None or at < o.until), _Owner(None, None, _NOBODY))
+    """Who had proven the hostname within that minute and not been deleted before it: of those, the one that ended first."""
+    after = at + timedelta(minutes=1)
+    return next(
+        (o for o in owners if (o.until is None or at < o.until) and o.since is not None and o.since < after),
+        _Owner(None, None, None, _NOBODY),
+    )
 
 
 def _store(cursor: Any, source: UsageSource, row: LogObject, usage: list[HostMinute]) -> list[HostMinute]:

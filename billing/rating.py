@@ -60,10 +60,15 @@ class Terms:
     backup_tiers: Sequence[Tier]
     discount_rate: Fraction
     max_coverage_factor: Fraction
+    """The contract's; `service_factors` can only lower it, for one service each."""
     coverage_mode: CoverageMode
     cover: CoverTerms
     layers: Sequence[Layer] = ()
     covered_before: Fraction = Fraction(0)
+    service_factors: Mapping[str, Fraction] = field(default_factory=dict)
+
+    def factor_of(self, service: str) -> Fraction:
+        return min(self.max_coverage_factor, self.service_factors.get(service, self.max_coverage_factor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,7 @@ def _shares(
         exact = []
         for window, covered_bytes in zip(backup.windows, covered, strict=True):
             share = covered_bytes / window.bytes if window.bytes else Fraction(0)
-            exact.append(window.bytes * average * discount_share(terms, share))
+            exact.append(window.bytes * average * discount_share(terms, service, share))
         amount = min(half_up(sum(exact, Fraction(0)), terms.currency), backup.amount_minor)
         hit = [s for s in storms if s.service in (None, service)]
         lines.append(
@@ -228,7 +233,7 @@ def _shares(
                     "storms": [_storm(storm) for storm in sorted(hit, key=lambda s: (s.start, s.id))],
                     "effective": [{"start": zulu(i.start), "end": zulu(i.end)} for i in effective[service]],
                     "discount_rate": decimal(terms.discount_rate),
-                    "max_coverage_factor": decimal(terms.max_coverage_factor),
+                    "max_coverage_factor": decimal(terms.factor_of(service)),
                     "coverage_mode": terms.coverage_mode.value,
                     "backup_bytes": backup.bytes,
                     "backup_charge_minor": backup.amount_minor,
@@ -241,9 +246,9 @@ def _shares(
     return lines
 
 
-def discount_share(terms: Terms, covered_share: Fraction) -> Fraction:
+def discount_share(terms: Terms, service: str, covered_share: Fraction) -> Fraction:
     """F6: φ = min(1, r · cov), with cov = m·κ (multiply) or min(κ, m) (cap)."""
-    factor = terms.max_coverage_factor
+    factor = terms.factor_of(service)
     coverage = factor * covered_share if terms.coverage_mode is CoverageMode.MULTIPLY else min(covered_share, factor)
     return min(Fraction(1), terms.discount_rate * coverage)
 
