@@ -48,7 +48,9 @@ class Command(BaseCommand):
         home = Path(tempfile.mkdtemp(prefix="tranche-drill-"))
         home.chmod(0o755)  # so that the unprivileged user of Postgres can enter
         names = ("DEMO_DNS_PORT", "DEMO_HTTPS_PORT", "DEMO_CONTROL_PORT", "DRILL_WEB_PORT")
-        environment = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "PG_DSN", "REDIS_URL")}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "PG_DSN", "REDIS_URL")
+        }
         environment |= DRILL | dict(zip(names, map(str, _free_ports(len(names))), strict=True))
         environment["TRANCHE_HOME"] = str(home)
         flags = ["--keep"] if keep else []
