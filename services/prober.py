@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -36,6 +37,11 @@ T = TypeVar("T")
 RELOAD_SECONDS = 5.0
 FLUSH_SECONDS = 0.2
 OWN_TIMEOUT_SECONDS = 3.0
+OWN_ROLES = (Target.Role.CANARY, Target.Role.REFERENCE)
+OWN_IN_FLIGHT = 100
+MOST_WAITING = 2
+"""Probes begun but not answered, in multiples of those that may be in flight, before further ones are dropped."""
+NOTE_SECONDS = 2.0
 KEPT_ROWS = 100_000
 """How many samples wait in memory while Postgres is away; the oldest go first."""
 
@@ -104,6 +110,8 @@ class Prober:
         self._sights: dict[int, Sight] = defaultdict(Sight)
         self._was_good: dict[tuple[int, int], bool] = {}
         self._bursts: dict[tuple[int, int], float] = {}
+        self._canaries_shot: dict[int, float] = {}
+        self._noted: dict[int, float] = {}
         self._rows: deque[samples.Row] = deque(maxlen=KEPT_ROWS)
         self._bad_services: set[int] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -143,6 +151,7 @@ class Prober:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = Transport(settings.PROBE_IN_FLIGHT)
+        self._own_transport = Transport(OWN_IN_FLIGHT)
         jobs = [
             asyncio.create_task(self._keep_up(job))
             for job in (self._keep_loaded, self._keep_probing, self._keep_recording)
@@ -152,6 +161,7 @@ class Prober:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         self._transport.close()
+        self._own_transport.close()
         try:
             await self._in_thread(samples.write, list(self._rows))
         except Error:
@@ -219,6 +229,8 @@ class Prober:
             await asyncio.sleep(max(wait, 0.001))
 
     def _start(self, target: Watched, point: VantagePoint, slot: float, attempt: int) -> None:
+        if len(self._running) >= MOST_WAITING * settings.PROBE_IN_FLIGHT and target.role not in OWN_ROLES:
+            return  # what waits longer than this would measure our own queue
         task = asyncio.create_task(self._probe(target, point, slot, attempt))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -227,7 +239,8 @@ class Prober:
         probe = target.probe
         if point.source_address:
             probe = _from_source(probe, point.source_address)
-        reply = await self._transport.send(probe)
+        # Canaries have room of their own: a mass outage must not make us look blind.
+        reply = await (self._own_transport if target.role in OWN_ROLES else self._transport).send(probe)
         verdict = classify(probe, reply)
         is_bad, is_good = verdict.outcome in outcomes.BAD, verdict.outcome is Outcome.OK
         sight = self._sights[point.pk]
@@ -267,8 +280,12 @@ class Prober:
     def _shoot(self, domain_id: int, point: VantagePoint, slot: float, attempt: int) -> None:
         for target in self._by_domain.get(domain_id, []):
             self._start(target, point, slot, attempt)
-        for canary_id in self._canary_ids:
-            self._start(self._targets[canary_id], point, slot, attempt)
+        # However many domains fail at once, one look at the canaries answers for all of them.
+        now = time.monotonic()
+        if now - self._canaries_shot.get(point.pk, -math.inf) >= settings.PROBE_BURST_SPACING_SECONDS / 2:
+            self._canaries_shot[point.pk] = now
+            for canary_id in self._canary_ids:
+                self._start(self._targets[canary_id], point, slot, attempt)
 
     def _look_around(self, point: VantagePoint, sight: Sight) -> None:
         patience = 2 * settings.PROBE_OWN_INTERVAL_SECONDS + OWN_TIMEOUT_SECONDS / 2
@@ -296,7 +313,7 @@ class Prober:
             if not rows:
                 continue
             try:
-                await self._in_thread(samples.write, list(rows))
+                await self._in_thread(_record, list(rows), self._not_noted_lately(rows))
             except Error:
                 logger.warning("%s samples wait for Postgres", len(rows))
                 rows.extend(self._rows)
@@ -306,6 +323,13 @@ class Prober:
                 continue
             if bad:
                 self._teller.submit(self._tell, self._on_bad, bad)
+
+    def _not_noted_lately(self, rows: Iterable[samples.Row]) -> set[int]:
+        now = time.monotonic()
+        points = {row.vantage_point_id for row in rows}
+        due = {point for point in points if now - self._noted.get(point, -math.inf) >= NOTE_SECONDS}
+        self._noted |= dict.fromkeys(due, now)
+        return due
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         def run() -> T:
@@ -324,6 +348,12 @@ class Prober:
             logger.exception("the prober could not pass on %s", arguments)
 
 
+def _record(rows: list[samples.Row], probing: set[int]) -> None:
+    samples.write(rows)
+    if probing:
+        VantagePoint.objects.filter(pk__in=probing).update(last_probe_at=datetime.now(UTC))
+
+
 def _from_source(probe: Probe, address: str) -> Probe:
     return replace(probe, source_address=address)
 
@@ -332,7 +362,6 @@ def _load(names: list[str]) -> tuple[list[VantagePoint], dict[int, int], list[Wa
     """The vantage points that this worker serves, the rank of each among all that probe, and every target."""
     probing = list(VantagePoint.objects.exclude(state=VantagePoint.State.OFF).order_by("name"))
     ranks = {point.pk: rank for rank, point in enumerate(probing)}
-    VantagePoint.objects.filter(name__in=names).update(last_probe_at=datetime.now(UTC))
     targets = Target.objects.live().select_related("domain__service")
     return (
         [point for point in probing if point.name in names],

@@ -16,7 +16,7 @@ from psycopg.errors import LockNotAvailable
 
 from customers.models import Event
 from services import outcomes
-from services.models import ProbeSample, ServiceDomain, Target, VantagePoint
+from services.models import ProbeSample, Service, ServiceDomain, Target, VantagePoint
 from storms import detector, windows
 from storms.detector import Action, Decision, DomainView, PathView, Policy
 from storms.models import Finding, PathVerdict, StormEvent, StormPolicy
@@ -134,9 +134,21 @@ def _views(
     # watch TLS or DNS, since a backup must be good all round before anything moves there.
     own = replace(Policy(), interval_seconds=settings.PROBE_OWN_INTERVAL_SECONDS, min_samples=3)
     # Own sites are judged without samples too: silence makes them UNKNOWN.
+    homes = _homes(policies)
     for key in {windows.Key(None, site) for site in own_sites} | {key for key in seen if key.policy_id is None}:
-        views[key] = view(key, own)
+        home = homes.get(key.target_id)
+        views[key] = view(key, replace(own, interval_seconds=home.interval_seconds) if home else own)
     return views
+
+
+def _homes(policies: Iterable[StormPolicy]) -> dict[int, Service]:
+    """The service of each target that a policy watches."""
+    return {
+        target.pk: policy.service
+        for policy in policies
+        for domain in policy.service.watched  # type: ignore[attr-defined]
+        for target in domain.probed
+    }
 
 
 def _domains(policy: StormPolicy, views: dict[windows.Key, PathView]) -> list[DomainView]:
@@ -392,6 +404,7 @@ def _store_verdicts(
 ) -> list[int]:
     """Upsert the verdicts that changed or grew old. Returns the services of which a path's verdict changed."""
     owners = {policy.pk: policy for policy in policies}
+    homes = _homes(policies)
     # A target has one verdict: that of the availability policy, where the service has several.
     chosen: dict[int, windows.Key] = {}
     for key in views:
@@ -400,17 +413,17 @@ def _store_verdicts(
             chosen[key.target_id] = key
     rows, turned = [], []
     for key in chosen.values():
-        policy, view = owners.get(key.policy_id) if key.policy_id else None, views[key]
+        home, view = homes.get(key.target_id), views[key]
         old = before.get(key.target_id)
         changed = old is None or old.verdict != view.verdict
-        if changed and policy:
-            turned.append(policy.service_id)
+        if changed and home:
+            turned.append(home.pk)
         if not changed and old and now - old.evaluated_at < VERDICT_REFRESH and old.votes == dict(view.votes):
             continue
         there = seen.get(key)
         rows.append(
             PathVerdict(
-                customer_id=policy.customer_id if policy else None,
+                customer_id=home.customer_id if home else None,
                 target_id=key.target_id,
                 verdict=view.verdict,
                 availability=view.availability,

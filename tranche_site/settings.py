@@ -1,6 +1,5 @@
-"""All settings, by environment. The table in README.md and docs/ names the variables that deployers set."""
+"""All settings, by environment. The table in docs/operations.md names the variables that deployers set."""
 
-import os
 from pathlib import Path
 
 import environ
@@ -45,6 +44,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DEBUG = env.bool("DEBUG", default=False)
 # The embedded stack listens on loopback only; a real deployment names its own key and hosts.
 SECRET_KEY = env.str("SECRET_KEY", default="") or EMBEDDED.secret_key()
+SECRET_KEY_IS_OURS = not env.str("SECRET_KEY", default="")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 _https = env.bool("HTTPS_ONLY", default=False)
@@ -145,7 +145,6 @@ LOGGING = {
 CELERY_BROKER_URL = REDIS_URL or EMBEDDED.celery_url
 CELERY_RESULT_BACKEND = None
 CELERY_RESULT_EXPIRES = None  # or beat adds a row of its own that cleans up results, of which there are none
-CELERY_RESULT_EXPIRES = None  # no results are kept, so beat needs no clean-up of them
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -260,6 +259,3 @@ DEMO_HTTPS_PORT = env.int("DEMO_HTTPS_PORT", default=8443)
 DEMO_CONTROL_PORT = env.int("DEMO_CONTROL_PORT", default=8081)
 DEMO_VISITS_PER_SECOND = env.float("DEMO_VISITS_PER_SECOND", default=2.0)
 DEMO_LOG_SECONDS = env.float("DEMO_LOG_SECONDS", default=10.0)
-
-# os.environ is read here once; nothing below this line looks at the environment.
-TRANCHE_DEPLOYMENT = os.environ.get("TRANCHE_DEPLOYMENT", "embedded" if EMBEDDED_POSTGRES else "production")

@@ -22,7 +22,12 @@ from types import FrameType
 from tranche_site.floor.embedded import EmbeddedError, Postgres, Server, Valkey, child_of_this_process, make_home
 
 MANAGE = str(Path(__file__).resolve().parent.parent / "manage.py")
-QUEUES = ("default", "storms", "dns", "billing", "webhooks")
+WORKERS = (
+    ("worker", ("default", "storms", "dns"), ("-c", "2")),
+    ("billing", ("billing",), ("-P", "solo")),
+)
+"""(name, queues, pool) of every worker but the prober."""
+QUEUES = tuple(queue for _, queues, _ in WORKERS for queue in queues)
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
@@ -94,7 +99,9 @@ class Supervisor:
         flags = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
         if plan.demo:
             self._spawn("demo", [sys.executable, MANAGE, "demo"])
-        self._spawn("worker", [*celery, "worker", "-n", "main@%h", "-Q", ",".join(QUEUES), "-c", "2", *flags])
+        # Reading logs takes as long as it takes; detection and steering must never wait behind it.
+        for name, queues, pool in WORKERS:
+            self._spawn(name, [*celery, "worker", "-n", f"{name}@%h", "-Q", ",".join(queues), *pool, *flags])
         if plan.vantage_points:
             probes = ",".join(f"probe.{name}" for name in plan.vantage_points)
             self._spawn(

@@ -319,3 +319,63 @@ def test_the_command_is_a_dry_run_until_apply() -> None:
 def test_the_command_says_what_is_missing(arguments: list[str]) -> None:
     with pytest.raises(CommandError):
         call_command("invoice", *arguments, stdout=StringIO())
+
+
+# --- found by reading: each of these once went wrong ----------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_one_services_factor_does_not_touch_another() -> None:
+    customer, service = billed_customer()
+    use(service, "backup", at(5, 10), 50 * GB)
+    storm(service, at(5, 9), at(5, 11))
+    other = factories.service(customer=customer)
+    low = factories.policy(service=other, max_coverage_factor=Decimal("0.1"))
+    storm(other, at(6, 9), at(6, 11), policy=low, policy_version=1)
+    assert amounts(invoicing.draft(customer, MARCH, APRIL_3)) == (10_00, 5_00, 5_00)
+
+
+@pytest.mark.django_db
+def test_quiet_time_between_relapses_is_covered_only_as_far_as_the_contract_merges() -> None:
+    spells = [[at(5, 9).isoformat(), at(5, 10).isoformat()], [at(5, 20).isoformat(), at(5, 21).isoformat()]]
+    for gap, discount in ((3600, 2_00), (11 * 3600, 3_00)):
+        customer, service = billed_customer(merge_gap_seconds=gap)
+        use(service, "backup", at(5, 9, 30), 10 * GB)  # 2.00, in the first spell
+        use(service, "backup", at(5, 15), 10 * GB)  # 2.00, in the quiet between
+        use(service, "backup", at(5, 20, 30), 10 * GB)  # 2.00, in the second
+        storm(service, at(5, 9), at(5, 21), spells=spells, relapses=1)
+        assert amounts(invoicing.draft(customer, MARCH, APRIL_3)) == (6_00, discount, 6_00 - discount)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("validity", [{"valid_from": at(15)}, {"valid_until": at(2)}])
+def test_usage_outside_the_contracts_time_is_said_and_not_billed(validity: dict[str, datetime]) -> None:
+    customer, service = billed_customer(**validity)
+    use(service, "primary", at(2), 1000 * GB)
+    with pytest.raises(InvoiceError, match="2026-03-02 00:00 UTC, and the contract is not in force"):
+        invoicing.draft(customer, MARCH, APRIL_3)
+
+
+@pytest.mark.django_db
+def test_the_document_stays_small_however_far_apart_the_storms_lie() -> None:
+    customer, service = billed_customer()
+    target = Target.objects.get(domain__service=service, role="backup")
+    source = UsageSource.objects.create(
+        name="bulk", cdn=target.cdn, kind="directory", format="cloudfront", location="/x"
+    )
+    log = LogObject.objects.create(source=source, key="k", etag="e", size_bytes=1, state="counted")
+    UsageBucket.objects.bulk_create(
+        UsageBucket(
+            customer=customer, service=service, target=target, log_object=log, minute_at=at(1) + timedelta(minutes=n),
+            bytes=1000, requests=1,
+        )
+        for n in range(5 * 1440)
+    )  # fmt: skip
+    for day in (1, 5):
+        storm(service, at(day, 1, 0) + timedelta(seconds=30), at(day, 2, 0) + timedelta(seconds=30))
+    invoice = invoicing.draft(customer, MARCH, APRIL_3)
+    assert invoice and len(invoice.inputs["usage"]) == 6  # four edges, what is covered whole, and the rest
+    cover = invoice.lines.filter(kind="cover").first()
+    assert sum(window["bytes"] for window in invoice.inputs["usage"]) == 5 * 1440 * 1000
+    # 2 × 60 minutes of 1 kB are far below a cent: the line is there, with nothing to give.
+    assert cover and (cover.bytes, cover.amount_minor) == (120_000, 0)

@@ -999,3 +999,34 @@ def test_a_raging_storm_costs_one_write_in_its_savepoint() -> None:
     watch(at(1))
     assert storms() == 5
     assert queries(at(2)) <= steady + 4 * 3
+
+
+@pytest.mark.django_db
+def test_a_policy_made_anew_in_mid_storm_takes_the_storm_over() -> None:
+    site = Site.build()
+    site.see(-600, -50)
+    site.see(-40, 0, "http_5xx", "primary")
+    site.see(-40, 0, "ok", "backup", "origin")
+    watch(NOW)
+    before = StormEvent.objects.get()
+    StormPolicy.objects.update(deleted_at=NOW)
+    heir = factories.policy(service=before.service)
+    for tick in range(3):
+        watch(NOW + timedelta(seconds=tick))
+    storm = StormEvent.objects.get()
+    assert (storm.pk, storm.closed_at, storm.relapses) == (before.pk, None, 0)
+    assert heir.pk != storm.policy_id  # it keeps what it began under
+
+
+@pytest.mark.django_db
+def test_a_storm_that_lost_its_policy_is_closed_where_it_was_last_seen() -> None:
+    site = Site.build()
+    site.see(-600, -50)
+    site.see(-40, 0, "http_5xx", "primary")
+    site.see(-40, 0, "ok", "backup", "origin")
+    watch(NOW)
+    StormPolicy.objects.update(deleted_at=NOW)
+    watch(NOW + timedelta(seconds=5))
+    storm = StormEvent.objects.get()
+    assert (storm.ended_at, storm.closed_at) == (NOW, NOW + timedelta(seconds=5))
+    assert storm.spells == [[storm.started_at.isoformat(), NOW.isoformat()]]
