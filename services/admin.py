@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
-from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -29,8 +28,6 @@ from tranche_site.floor.console_admin import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from django import forms
 
 ROLE_COLOURS = {
@@ -114,12 +111,6 @@ class ServiceAdmin(SoftDelete):
 
     def response_post_save_add(self, request: HttpRequest, obj: Service) -> HttpResponse:
         return redirect(self.url_of(obj))
-
-    def remove(self, row: Service, now: datetime) -> None:
-        """Its domains go with it, so that another service may claim their hostnames."""
-        with transaction.atomic():
-            super().remove(row, now)
-            row.domains.filter(deleted_at__isnull=True).update(deleted_at=now)
 
     @action(description="Add domain", permissions=["change"], icon="add")
     def add_domain(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
@@ -20,6 +19,7 @@ from customers.models import Customer
 from services.models import Service, Target
 from storms.models import StormEvent
 from tests import factories
+from tests.together import run_together
 from tranche_site.floor import faults
 
 MARCH = Period.of(2026, 3)
@@ -279,20 +279,6 @@ def test_killed_while_finalizing_no_number_is_lost(point: str) -> None:
     assert Invoice.objects.get().state == Invoice.State.DRAFT
     faults.disarm()
     assert invoicing.finalize(draft, APRIL_3).number == "INV-000001"
-
-
-def run_together(*jobs: Callable[[], object]) -> None:
-    def run(job: Callable[[], object]) -> None:
-        try:
-            job()
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -27,6 +26,7 @@ from services import lookup
 from services.models import Service, Target
 from storms.models import PathVerdict, StormEvent
 from tests import factories, servers
+from tests.together import run_together
 from tranche_site.floor import faults
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -379,20 +379,6 @@ def test_two_planners_want_a_change_once(dns: EmbeddedDns) -> None:
     storm_over(service)
     run_together(*[lambda: steering.steer(timezone.now())] * 4)
     assert sorted(WeightChange.objects.filter(generation__gt=1).values_list("generation", flat=True)) == [2, 2]
-
-
-def run_together(*jobs: Callable[[], object]) -> None:
-    def run(job: Callable[[], object]) -> None:
-        try:
-            job()
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
 
 
 class Refusing(Provider):

@@ -32,6 +32,8 @@ from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
 from unfold.paginator import InfinitePaginator
 
+from tranche_site.floor.soft_delete import soft_delete
+
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
 
@@ -359,8 +361,7 @@ class SoftDelete(ModelAdmin):
         return ""
 
     def remove(self, row: Any, now: datetime) -> None:
-        row.deleted_at = now
-        row.save(update_fields=["deleted_at"])
+        soft_delete(row, now)
 
     @confirmed(
         "Delete",

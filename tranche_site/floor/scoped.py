@@ -20,6 +20,7 @@ from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
 from tranche_site.floor.parsing import BoundedJSONParser
+from tranche_site.floor.soft_delete import soft_delete
 
 
 def customer_of(request: Request) -> Any:
@@ -140,18 +141,4 @@ class OwnedViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.DestroyModelMixi
     # Rows that customers make and take away; what is taken away stays in the books.
 
     def perform_destroy(self, instance: models.Model) -> None:
-        soft_delete(instance)
-
-
-def soft_delete(row: models.Model) -> None:
-    """Mark a row as deleted, and everything below it, so that nothing stays live under something that is gone."""
-    with transaction.atomic():
-        _mark_deleted(type(row)._base_manager.filter(pk=row.pk), timezone.now())
-
-
-def _mark_deleted(rows: models.QuerySet[Any], now: Any) -> None:
-    for relation in rows.model._meta.related_objects:
-        below = relation.related_model
-        if any(field.name == "deleted_at" for field in below._meta.concrete_fields):
-            _mark_deleted(below._base_manager.filter(**{f"{relation.field.name}__in": rows}), now)
-    rows.filter(deleted_at__isnull=True).update(deleted_at=now)
+        soft_delete(instance, timezone.now())
