@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 
 from django.db import DataError, IntegrityError, connection, transaction
 from psycopg import errors
@@ -38,6 +39,7 @@ class Row:
 
 
 COLUMNS = ", ".join(field.name for field in fields(Row))
+_VALUES = attrgetter(*(field.name for field in fields(Row)))
 
 
 def write(rows: Sequence[Row]) -> None:
@@ -81,4 +83,4 @@ def _copy(table: str, rows: Sequence[Row]) -> None:
     statement = f"COPY {table} ({COLUMNS}) FROM STDIN"
     with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
-            copy.write_row(astuple(row))
+            copy.write_row(_VALUES(row))

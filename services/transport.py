@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+import select
 import socket
 import time
+from collections import defaultdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import certifi
 import pycurl
@@ -54,6 +57,74 @@ class _Handover(socket.socket):
         self.close()
 
 
+_WANTED = {
+    pycurl.POLL_NONE: 0,
+    pycurl.POLL_IN: select.EPOLLIN,
+    pycurl.POLL_OUT: select.EPOLLOUT,
+    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+}
+_MOST_EVENTS = 1024
+
+
+class _Kind(NamedTuple):
+    """What can't be taken back from a handle, or is not worth setting anew for each probe."""
+
+    ca_file: str
+    source_address: str
+    method: str
+
+
+class _Easy:
+    """One libcurl handle with all that its probes share; `aim` sets the rest."""
+
+    def __init__(self, kind: _Kind) -> None:
+        self.kind = kind
+        self.body = bytearray()
+        self._probe: Probe | None = None
+        self.handle = c = pycurl.Curl()
+        c.setopt(pycurl.HTTPHEADER, ["Accept: */*", "Accept-Encoding: identity", "Cache-Control: no-cache"])
+        c.setopt(pycurl.USERAGENT, settings.PROBE_USER_AGENT)
+        c.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        c.setopt(pycurl.FOLLOWLOCATION, 0)
+        c.setopt(pycurl.PROXY, "")
+        c.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
+        c.setopt(pycurl.NOSIGNAL, 1)
+        # Every probe makes a fresh connection and a full handshake: a kept one would hide a dead edge.
+        c.setopt(pycurl.FRESH_CONNECT, 1)
+        c.setopt(pycurl.FORBID_REUSE, 1)
+        c.setopt(pycurl.SSL_SESSIONID_CACHE, 0)
+        c.setopt(pycurl.CAINFO, kind.ca_file)
+        c.setopt(pycurl.OPT_CERTINFO, 1)
+        if kind.method == "HEAD":
+            c.setopt(pycurl.NOBODY, 1)
+        if kind.source_address:
+            c.setopt(pycurl.INTERFACE, f"host!{kind.source_address}")
+        c.setopt(pycurl.WRITEFUNCTION, self._write)
+        c.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+
+    def aim(self, probe: Probe, address: str, timeout_ms: int) -> None:
+        self._probe, self.body = probe, bytearray()
+        literal = f"[{address}]" if ":" in address else address
+        self.handle.setopt(pycurl.URL, f"https://{probe.host}{probe.path}")
+        self.handle.setopt(pycurl.CONNECT_TO, [f"{probe.host}:443:{literal}:{probe.port}"])
+        self.handle.setopt(pycurl.TIMEOUT_MS, timeout_ms)
+
+    def _write(self, chunk: bytes) -> int:
+        self.body.extend(chunk[: BODY_LIMIT_BYTES - len(self.body)])
+        return -1 if len(self.body) >= BODY_LIMIT_BYTES else len(chunk)
+
+    def _open_socket(self, purpose: int, where: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
+        """The egress guard, on the address really used."""
+        family, kind, protocol, peer = where
+        if self._probe is None or _refusal(self._probe, peer[0], peer[1]):
+            return int(pycurl.SOCKET_BAD)
+        return _Handover(family, kind, protocol)
+
+
+def _refusal(probe: Probe, address: str, port: int) -> str | None:
+    return None if probe.allow_private else egress.refusal(address, port, tuple(settings.PROBE_PORTS))
+
+
 class Transport:
     """One multi handle on the running event loop. `send` never raises: what goes wrong is in the reply."""
 
@@ -62,8 +133,14 @@ class Transport:
         self._slots = asyncio.Semaphore(in_flight)
         self._addresses = Addresses()
         self._ca_file = ca_file or trusted_authorities()
+        self._idle: dict[_Kind, list[_Easy]] = defaultdict(list)
+        self._closed = False
         self._waiting: dict[pycurl.Curl, asyncio.Future[tuple[int, str]]] = {}
-        self._watched: dict[int, int] = {}
+        self._watched: set[int] = set()
+        # An epoll of our own, itself one descriptor of the loop's: a probe turns its socket's wishes some four times, and
+        # the loop's own bookkeeping for that costs more than all else around the handshake.
+        self._epoll = select.epoll()
+        self._loop.add_reader(self._epoll.fileno(), self._on_ready)
         self._timer: asyncio.TimerHandle | None = None
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
@@ -78,7 +155,7 @@ class Transport:
                 return Reply(at, fault=Fault.DNS, fault_text=resolved.problem, dns_ms=dns_ms, total_ms=dns_ms)
             # One bad address among several is enough: a mixed answer is how a rebinding attack begins.
             for address in resolved.addresses:
-                if reason := self._refusal(probe, address, probe.port):
+                if reason := _refusal(probe, address, probe.port):
                     return Reply(at, fault=Fault.OURS, fault_text=f"egress guard: {reason}", dns_ms=dns_ms)
             usable = [address for address in resolved.addresses if _can_leave_from(probe.source_address, address)]
             if not usable:
@@ -90,6 +167,7 @@ class Transport:
                 return Reply(at, fault=Fault.OURS, fault_text=f"the probe could not start: {error}", dns_ms=dns_ms)
 
     def close(self) -> None:
+        self._closed = True
         for handle, waiter in list(self._waiting.items()):
             with contextlib.suppress(pycurl.error):
                 self._multi.remove_handle(handle)
@@ -97,92 +175,75 @@ class Transport:
         self._waiting.clear()
         if self._timer:
             self._timer.cancel()
+        for easy in (easy for idle in self._idle.values() for easy in idle):
+            easy.handle.close()
+        self._idle.clear()
         self._multi.close()
-
-    def _refusal(self, probe: Probe, address: str, port: int) -> str | None:
-        return None if probe.allow_private else egress.refusal(address, port, tuple(settings.PROBE_PORTS))
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
 
     async def _exchange(self, probe: Probe, address: str, at: datetime, dns_ms: float) -> Reply:
-        body = bytearray()
-        handle = self._handle(probe, address, body, max(int(probe.timeout_seconds * 1000 - dns_ms), 1))
+        easy = self._easy(probe)
         waiter: asyncio.Future[tuple[int, str]] = self._loop.create_future()
-        self._waiting[handle] = waiter
+        self._waiting[easy.handle] = waiter
+        is_whole = False
         try:
-            self._multi.add_handle(handle)
+            easy.aim(probe, address, max(int(probe.timeout_seconds * 1000 - dns_ms), 1))
+            self._multi.add_handle(easy.handle)
             code, text = await waiter
-            return _reply(handle, code, text, at, dns_ms, bytes(body))
+            reply = _reply(easy.handle, code, text, at, dns_ms, bytes(easy.body))
+            is_whole = True
+            return reply
         finally:
-            self._waiting.pop(handle, None)
+            self._waiting.pop(easy.handle, None)
             with contextlib.suppress(pycurl.error):
-                self._multi.remove_handle(handle)
-            handle.close()
+                self._multi.remove_handle(easy.handle)
+            if is_whole and not self._closed:
+                self._idle[easy.kind].append(easy)
+            else:
+                easy.handle.close()
 
-    def _handle(self, probe: Probe, address: str, body: bytearray, timeout_ms: int) -> pycurl.Curl:
-        c = pycurl.Curl()
-        literal = f"[{address}]" if ":" in address else address
-        c.setopt(pycurl.URL, f"https://{probe.host}{probe.path}")
-        c.setopt(pycurl.CONNECT_TO, [f"{probe.host}:443:{literal}:{probe.port}"])
-        c.setopt(pycurl.HTTPHEADER, ["Accept: */*", "Accept-Encoding: identity", "Cache-Control: no-cache"])
-        c.setopt(pycurl.USERAGENT, settings.PROBE_USER_AGENT)
-        c.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-        c.setopt(pycurl.FOLLOWLOCATION, 0)
-        c.setopt(pycurl.PROXY, "")
-        c.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
-        c.setopt(pycurl.NOSIGNAL, 1)
-        c.setopt(pycurl.TIMEOUT_MS, timeout_ms)
-        # Every probe makes a fresh connection and a full handshake: a kept one would hide a dead edge.
-        c.setopt(pycurl.FRESH_CONNECT, 1)
-        c.setopt(pycurl.FORBID_REUSE, 1)
-        c.setopt(pycurl.SSL_SESSIONID_CACHE, 0)
-        c.setopt(pycurl.CAINFO, probe.ca_file or self._ca_file)
-        c.setopt(pycurl.OPT_CERTINFO, 1)
-        if probe.method == "HEAD":
-            c.setopt(pycurl.NOBODY, 1)
-        if probe.source_address:
-            c.setopt(pycurl.INTERFACE, f"host!{probe.source_address}")
-
-        def write(chunk: bytes) -> int:
-            body.extend(chunk[: BODY_LIMIT_BYTES - len(body)])
-            return -1 if len(body) >= BODY_LIMIT_BYTES else len(chunk)
-
-        def open_socket(purpose: int, where: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
-            family, kind, protocol, peer = where
-            if self._refusal(probe, peer[0], peer[1]):
-                return int(pycurl.SOCKET_BAD)
-            return _Handover(family, kind, protocol)
-
-        c.setopt(pycurl.WRITEFUNCTION, write)
-        c.setopt(pycurl.OPENSOCKETFUNCTION, open_socket)
-        return c
+    def _easy(self, probe: Probe) -> _Easy:
+        """A handle for this kind of probe, used before if there is one: setting up a new one costs as much as its answer."""
+        kind = _Kind(probe.ca_file or self._ca_file, probe.source_address, probe.method)
+        idle = self._idle[kind]
+        return idle.pop() if idle else _Easy(kind)
 
     # --- libcurl asks us to watch its sockets and its clock ---------------------------------------------------------
 
     def _on_socket(self, event: int, descriptor: int, multi: object, data: object) -> None:
-        watched = self._watched.pop(descriptor, 0)
-        if watched & 1:
-            self._loop.remove_reader(descriptor)
-        if watched & 2:
-            self._loop.remove_writer(descriptor)
         if event == pycurl.POLL_REMOVE:
-            return
-        wanted = 0
-        if event in (pycurl.POLL_IN, pycurl.POLL_INOUT):
-            self._loop.add_reader(descriptor, self._act, descriptor, pycurl.CSELECT_IN)
-            wanted |= 1
-        if event in (pycurl.POLL_OUT, pycurl.POLL_INOUT):
-            self._loop.add_writer(descriptor, self._act, descriptor, pycurl.CSELECT_OUT)
-            wanted |= 2
-        self._watched[descriptor] = wanted
+            if descriptor in self._watched:
+                self._watched.remove(descriptor)
+                with contextlib.suppress(OSError):
+                    self._epoll.unregister(descriptor)
+        elif descriptor in self._watched:
+            self._epoll.modify(descriptor, _WANTED[event])
+        else:
+            self._watched.add(descriptor)
+            self._epoll.register(descriptor, _WANTED[event])
 
     def _on_timer(self, milliseconds: int) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
         if milliseconds >= 0:
-            self._timer = self._loop.call_later(milliseconds / 1000, self._act, pycurl.SOCKET_TIMEOUT, 0)
+            self._timer = self._loop.call_later(milliseconds / 1000, self._on_time)
 
-    def _act(self, descriptor: int, events: int) -> None:
-        self._multi.socket_action(descriptor, events)
+    def _on_time(self) -> None:
+        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._collect()
+
+    def _on_ready(self) -> None:
+        for descriptor, events in self._epoll.poll(0, _MOST_EVENTS):
+            # An error or a hang-up is for libcurl to read.
+            bits = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
+            if events & ~select.EPOLLOUT:
+                bits |= pycurl.CSELECT_IN
+            self._multi.socket_action(descriptor, bits)
+        self._collect()
+
+    def _collect(self) -> None:
         while True:
             queued, done, failed = self._multi.info_read()
             for handle in done:
@@ -242,14 +303,17 @@ def _fault(code: int, text: str, connect_ms: float, tls_ms: float) -> tuple[Faul
     return Fault.CONNECT, said
 
 
-_EXPIRE = re.compile(r"expire date", re.IGNORECASE)
-
-
 def _expiry(handle: pycurl.Curl) -> datetime | None:
     """When the leaf certificate expires; libcurl lists the leaf first."""
     for certificate in handle.getinfo(pycurl.INFO_CERTINFO)[:1]:
         for key, value in certificate:
-            if _EXPIRE.fullmatch(key):
-                with contextlib.suppress(ValueError):
-                    return datetime.strptime(value.removesuffix(" GMT"), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+            if key.lower() == "expire date":
+                return _parsed(value)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(expiry: str) -> datetime | None:
+    with contextlib.suppress(ValueError):
+        return datetime.strptime(expiry.removesuffix(" GMT"), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
     return None

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle
+from tests.bench import Result, idle, probes
 
 BENCHES: dict[str, Callable[[], Result]] = {
+    "probe_cpu_ms": probes.probe_cpu_ms,
+    "probe_rate": probes.probe_rate,
     "idle_mib": idle.idle_mib,
     "idle_cpu_percent": idle.idle_cpu_percent,
 }

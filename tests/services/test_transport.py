@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from dnslib import RCODE, RR
 
-from services import addresses
+from services import addresses, transport
 from services.addresses import Resolved
 from services.outcomes import Outcome
 from services.probe import BODY_LIMIT_BYTES, Fault, Probe, Reply, classify
@@ -634,13 +634,13 @@ def test_a_name_that_turns_private_after_it_was_checked_opens_nothing(
     port = tripwires[0].getsockname()[1]
     settings.PROBE_PORTS = [port]
     judged: list[str] = []
-    refusal = Transport._refusal
+    refusal = transport._refusal
 
-    def blind_once(self: Transport, probe: Probe, address: str, port: int) -> str | None:
+    def blind_once(probe: Probe, address: str, port: int) -> str | None:
         judged.append(address)
-        return None if len(judged) == 1 else refusal(self, probe, address, port)
+        return None if len(judged) == 1 else refusal(probe, address, port)
 
-    monkeypatch.setattr(Transport, "_refusal", blind_once)
+    monkeypatch.setattr(transport, "_refusal", blind_once)
     reply = send(Probe(HOST, "127.0.0.1", port, timeout_seconds=1), ca)
     assert reply.fault
     assert judged == ["127.0.0.1", "127.0.0.1"]
