@@ -6,7 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from operator import attrgetter
+from typing import Any
 
 from django.db import DataError, IntegrityError, connection, transaction
 from psycopg import errors
@@ -39,7 +42,15 @@ class Row:
 
 
 COLUMNS = ", ".join(field.name for field in fields(Row))
-_VALUES = attrgetter(*(field.name for field in fields(Row)))
+# COPY's binary form takes each column's type from us: twice as fast as text, and as strict.
+_TYPES = (
+    "timestamptz", "int8", "int8", "int2", "timestamptz", "int8", "int8", "varchar", "int2", "float8", "float8", "float8",
+    "float8", "float8", "timestamptz", "inet", "text", "bool",
+)  # fmt: skip
+_values = attrgetter(*(field.name for field in fields(Row)))
+_NAMES = [field.name for field in fields(Row)]
+_ATTEMPT, _STATUS, _ADDRESS = (_NAMES.index(name) for name in ("attempt", "status", "remote_address"))
+_SMALL = range(-(2**15), 2**15)
 
 
 def write(rows: Sequence[Row]) -> None:
@@ -80,7 +91,27 @@ def _write_around_duplicates(rows: Sequence[Row]) -> None:
 
 def _copy(table: str, rows: Sequence[Row]) -> None:
     # Django leaves COPY's errors as psycopg's own unless it is asked.
-    statement = f"COPY {table} ({COLUMNS}) FROM STDIN"
+    statement = f"COPY {table} ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
     with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types(_TYPES)
         for row in rows:
-            copy.write_row(_VALUES(row))
+            copy.write_row(_checked(_values(row)))
+
+
+def _checked(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values for the binary form, which would cut a number that is too long instead of refusing it. Raises DataError."""
+    if values[_ATTEMPT] not in _SMALL or (values[_STATUS] or 0) not in _SMALL:
+        raise DataError(f"attempt {values[_ATTEMPT]} or status {values[_STATUS]} is out of range")
+    address = values[_ADDRESS]
+    return values if address is None else (*values[:_ADDRESS], _address(address), *values[_ADDRESS + 1 :])
+
+
+@lru_cache(maxsize=65_536)
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if isinstance(address, IPv6Address) and address.scope_id:
+        raise DataError(f"{text} names a scope, which inet can't hold")
+    return address

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle, probes
+from tests.bench import Result, idle, probes, recording
 
 BENCHES: dict[str, Callable[[], Result]] = {
     "probe_cpu_ms": probes.probe_cpu_ms,
     "probe_rate": probes.probe_rate,
+    "record_rows": recording.record_rows,
     "idle_mib": idle.idle_mib,
     "idle_cpu_percent": idle.idle_cpu_percent,
 }
