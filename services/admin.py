@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 
-from services import proof
-from services.models import Cdn, Service, ServiceDomain, Target, VantagePoint
+from services import maintenance, proof
+from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from tranche_site.floor.console_admin import (
     ActionVariant,
     AutocompleteSelectFilter,
+    Form,
     ModelAdmin,
     ReadOnlyInline,
     SoftDelete,
@@ -23,12 +27,10 @@ from tranche_site.floor.console_admin import (
     action,
     confirmed,
     display,
+    moment,
     refused,
     settled,
 )
-
-if TYPE_CHECKING:
-    from django import forms
 
 ROLE_COLOURS = {
     "primary": "primary",
@@ -37,6 +39,8 @@ ROLE_COLOURS = {
     "reference site": "success",
     "canary": "",
 }
+MAINTENANCE_SHOWN = timedelta(days=7)
+"""How far back and ahead a service's page shows maintenance."""
 PROOF_COLOURS = {"verified": "success", "not verified": "warning", "deleted": "danger"}
 
 
@@ -69,7 +73,7 @@ class ServiceAdmin(SoftDelete):
     search_fields = ["name", "customer__name", "domains__hostname"]
     autocomplete_fields = ["customer"]
     fixed_fields = ("customer",)
-    readonly_fields = ["created_at", "deleted_at"]
+    readonly_fields = ["maintenance", "created_at", "deleted_at"]
     fieldsets = [
         (None, {"fields": ["customer", "name"]}),
         (
@@ -82,10 +86,17 @@ class ServiceAdmin(SoftDelete):
                 "description": "The same request goes through the primary, every backup and the origin witness.",
             },
         ),
+        (
+            "Maintenance",
+            {
+                "fields": ["maintenance"],
+                "description": "Of the service and of its CDNs, from a week ago on. What was probed then starts no storm.",
+            },
+        ),
         ("Dates", {"fields": [("created_at", "deleted_at")]}),
     ]  # fmt: skip
     inlines = [DomainInline]
-    actions_detail = ["add_domain", "delete_softly"]
+    actions_detail = ["add_domain", "add_maintenance", "delete_softly"]
     empty_hint = "A service is what fails over as a whole, such as “app”. Add one, then its domains."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Service]:
@@ -106,8 +117,31 @@ class ServiceAdmin(SoftDelete):
     def interval(self, row: Service) -> str:
         return f"{row.interval_seconds} s"
 
+    @display(description="spans (UTC)")
+    def maintenance(self, row: Service) -> str:
+        now = timezone.now()
+        start = now - MAINTENANCE_SHOWN
+        primaries = Target.objects.live().filter(domain__service=row, role=Target.Role.PRIMARY)
+        windows = MaintenanceWindow.objects.since(start).filter(Q(service=row) | Q(cdn__targets__in=primaries))
+        found = [
+            (span, window)
+            for window in windows.select_related("service", "cdn").distinct()
+            for span in maintenance.next_spans(window.terms, start, now + MAINTENANCE_SHOWN)
+        ]
+        lines = (
+            (
+                moment(span.start), moment(span.end), reverse("admin:services_maintenancewindow_change", args=[window.pk]),
+                window.cdn or "this service", span.reason, " (now)" if span.start <= now < span.end else "",
+            )
+            for span, window in sorted(found, key=lambda pair: pair[0].start)
+        )  # fmt: skip
+        return format_html_join("", '<div>{} to {}: <a href="{}">{}</a>: {}{}</div>', lines) or "none"
+
     def get_inlines(self, request: HttpRequest, obj: Service | None) -> list[Any]:
         return super().get_inlines(request, obj) if obj else []
+
+    def get_fieldsets(self, request: HttpRequest, obj: Service | None = None) -> list[Any]:
+        return [part for part in super().get_fieldsets(request, obj) if obj or part[0] != "Maintenance"]
 
     def response_post_save_add(self, request: HttpRequest, obj: Service) -> HttpResponse:
         return redirect(self.url_of(obj))
@@ -116,6 +150,11 @@ class ServiceAdmin(SoftDelete):
     def add_domain(self, request: HttpRequest, object_id: str) -> HttpResponse:
         service = self.row_of(request, object_id, "add_domain")
         return redirect(f"{reverse('admin:services_servicedomain_add')}?service={service.pk}")
+
+    @action(description="Add maintenance", permissions=["change"], icon="construction")
+    def add_maintenance(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        service = self.row_of(request, object_id, "add_maintenance")
+        return redirect(f"{reverse('admin:services_maintenancewindow_add')}?service={service.pk}")
 
 
 class TargetInline(TabularInline):
@@ -280,3 +319,99 @@ class VantagePointAdmin(ModelAdmin):
         if point.blind_since:
             return "blind"
         return "sees" if point.last_probe_at else "never probed"
+
+
+class MaintenanceForm(Form):
+    weekdays = forms.MultipleChoiceField(
+        choices=[(day.value, day.name.capitalize()) for day in maintenance.WEEK],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Of a weekly window.",
+    )
+
+
+MAINTENANCE_COLOURS = {"now": "warning", "to come": "info", "over": "", "lifted": ""}
+
+
+@admin.register(MaintenanceWindow)
+class MaintenanceWindowAdmin(ModelAdmin):
+    form = MaintenanceForm
+    list_display = [
+        "subject",
+        "customer",
+        "state",
+        "first_day",
+        "local_time",
+        "time_zone",
+        "length",
+        "recurrence",
+        "reason",
+    ]
+    list_select_related = ["service", "cdn", "customer"]
+    list_filter = [
+        "recurrence",
+        "cdn",
+        ("service", AutocompleteSelectFilter),
+        ("customer", AutocompleteSelectFilter),
+    ]
+    search_fields = ["service__name", "cdn__name", "customer__name", "reason"]
+    autocomplete_fields = ["service", "cdn"]
+    readonly_fields = ["state", "next_span", "created_at", "lifted_at"]
+    fieldsets = [
+        (None, {"fields": [("service", "cdn"), "reason"]}),
+        (
+            "When",
+            {
+                "fields": [
+                    ("first_day", "local_time", "time_zone"), "duration_seconds", ("recurrence", "until"), "weekdays",
+                ],
+            },
+        ),
+        ("State", {"fields": ["state", "next_span", ("created_at", "lifted_at")]}),
+    ]  # fmt: skip
+    # What was spared by a window is told by it: to change one, lift it and add another.
+    fixed_fields = (
+        "service", "cdn", "reason", "first_day", "local_time", "time_zone", "duration_seconds", "recurrence", "until",
+        "weekdays",
+    )  # fmt: skip
+    actions_detail = ["lift"]
+    empty_hint = "While a window of a service or a CDN goes on, it is probed as ever, and no storm starts."
+
+    @display(description="of")
+    def subject(self, window: MaintenanceWindow) -> str:
+        return str(window.service or window.cdn)
+
+    @display(description="length", ordering="duration_seconds")
+    def length(self, window: MaintenanceWindow) -> str:
+        return str(timedelta(seconds=window.duration_seconds))
+
+    @display(description="state", label=MAINTENANCE_COLOURS)
+    def state(self, window: MaintenanceWindow) -> str:
+        if window.lifted_at:
+            return "lifted"
+        now = timezone.now()
+        span = maintenance.upcoming(window.terms, now)
+        if span is None:
+            return "over"
+        return "now" if span.start <= now else "to come"
+
+    @display(description="next (UTC)")
+    def next_span(self, window: MaintenanceWindow) -> str:
+        span = None if window.lifted_at else maintenance.upcoming(window.terms, timezone.now())
+        return format_html("{} to {}", moment(span.start), moment(span.end)) if span else "-"
+
+    def get_fieldsets(self, request: HttpRequest, obj: MaintenanceWindow | None = None) -> list[Any]:
+        return [part for part in super().get_fieldsets(request, obj) if obj or part[0] != "State"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: MaintenanceWindow | None = None) -> bool:
+        return False  # it tells why no storm started: lift it instead
+
+    def offers(self, action_name: str, row: MaintenanceWindow) -> bool:
+        return row.lifted_at is None
+
+    @confirmed("Lift", "Storms start again at once, also from what was seen meanwhile.", submit="Lift it", icon="sunny")
+    def lift(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        window = self.row_of(request, object_id, "lift")
+        window.lift(timezone.now())
+        self.log_change(request, window, "Lifted.")
+        return settled(request, self.url_of(window), f"The {window} is lifted.")

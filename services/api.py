@@ -7,14 +7,14 @@ from typing import Any
 
 from django.utils import timezone
 from django_filters.rest_framework import ChoiceFilter, FilterSet, TypedChoiceFilter
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from services import hostnames
-from services.models import Cdn, Service, ServiceDomain, Target
+from services import hostnames, maintenance
+from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target
 from tranche_site.floor.problems import Conflict
 from tranche_site.floor.scoped import (
     ApiViewSet,
@@ -166,3 +166,52 @@ class PathViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.UpdateModelMixin,
     def perform_destroy(self, instance: Target) -> None:
         instance.enabled = False
         instance.save(update_fields=["enabled"])
+
+
+# --- maintenance ---------------------------------------------------------------------------------------------------
+
+
+class SpanSerializer(serializers.Serializer[maintenance.Span]):
+    """From the first moment to just before the last, in UTC."""
+
+    start = serializers.DateTimeField()
+    end = serializers.DateTimeField()
+
+
+class MaintenanceWindowSerializer(StrictSerializer):
+    """Probing goes on while work is done on a service, and no storm of it starts. `next` is the span that goes on or comes."""
+
+    service = OwnRow(queryset=Service.objects.live())
+    # The parser would drop an offset: a wall time has none but its zone's.
+    local_time = serializers.TimeField(input_formats=["%H:%M", "%H:%M:%S"])
+    weekdays = serializers.ListField(
+        child=serializers.ChoiceField(choices=[day.value for day in maintenance.WEEK]), required=False, max_length=7
+    )
+    next = serializers.SerializerMethodField()
+
+    class Meta:
+        model = MaintenanceWindow
+        fields = [
+            "id", "service", "first_day", "local_time", "time_zone", "duration_seconds", "recurrence", "weekdays", "until",
+            "reason", "next", "created_at",
+        ]  # fmt: skip
+
+    @extend_schema_field(SpanSerializer(allow_null=True))
+    def get_next(self, window: MaintenanceWindow) -> Any:
+        span = maintenance.upcoming(window.terms, timezone.now())
+        return SpanSerializer(span).data if span else None
+
+
+class MaintenanceWindowFilter(FilterSet):
+    service = IdFilter()
+
+
+class MaintenanceWindowViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.DestroyModelMixin):
+    """When work is done on services. Deleting a window lifts it; to change one, lift it and make another."""
+
+    queryset = MaintenanceWindow.objects.live()
+    serializer_class = MaintenanceWindowSerializer
+    filterset_class = MaintenanceWindowFilter
+
+    def perform_destroy(self, instance: MaintenanceWindow) -> None:
+        instance.lift(timezone.now())

@@ -10,7 +10,7 @@ UNKNOWN is never healthy and never a storm: it neither opens nor closes anything
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -21,6 +21,8 @@ from services.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from services.maintenance import Span
 
 START_GOOD_RUN = 10
 """A storm's start is the first bad sample since this many good ones in a row; no policy can lengthen a storm by it."""
@@ -191,7 +193,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One transition of a service's storm. `at` is `ended_at` for END; the storm's start is found by `storm_start`."""
+    """One transition of a service's storm. `at` is `ended_at` for END; the storm's start is found by `storm_start`.
+
+    `not_before` says of a target in `down_targets` until when it was under maintenance: no storm starts earlier.
+    """
 
     action: Action
     reason: str
@@ -200,6 +205,11 @@ class Decision:
     down_targets: tuple[int, ...] = ()
     at: datetime | None = None
     findings: tuple[Finding, ...] = ()
+    not_before: Mapping[int, datetime] = field(default_factory=dict)
+
+    @property
+    def begins(self) -> bool:
+        return self.action in (Action.OPEN, Action.REOPEN, Action.RELAPSE)
 
 
 def quorum(configured: int) -> int:
@@ -324,6 +334,27 @@ def decide(
         why = "; ".join(why for _, _, why in attributed) or "no domain"
         return Decision(Action.RAGE if restless else Action.NOTHING, why, findings=found)
     return _good(policy, now, domains, current, found)
+
+
+def spare(decision: Decision, policy: Policy, now: datetime, maintenance: Mapping[int, Span]) -> Decision:
+    """No storm starts, or starts anew, because of targets under maintenance; one that goes on is none of its business.
+
+    `maintenance` holds the newest span of a target. It counts until what was seen within it has left the policy's window.
+    """
+    if not decision.begins:
+        return decision
+    seen = timedelta(seconds=policy.window_seconds)
+    spared = {
+        target: span
+        for target in decision.down_targets
+        if (span := maintenance.get(target)) and span.start <= now < span.end + seen
+    }
+    left = tuple(target for target in decision.down_targets if target not in spared)
+    if not left:
+        why = "; ".join(dict.fromkeys(span.reason for span in spared.values()))
+        return Decision(Action.NOTHING, f"maintenance: {why}", findings=decision.findings)
+    ends = {target: maintenance[target].end for target in left if target in maintenance}
+    return replace(decision, down_targets=left, not_before=ends)
 
 
 def storm_start(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,8 @@ from psycopg.errors import LockNotAvailable
 
 from customers.models import Event
 from services import outcomes
-from services.models import ProbeSample, Service, ServiceDomain, Target, VantagePoint
+from services.maintenance import Span
+from services.models import MaintenanceWindow, ProbeSample, Service, ServiceDomain, Subject, Target, VantagePoint
 from storms import detector, windows
 from storms.detector import Action, Decision, DomainView, PathView, Policy
 from storms.models import Finding, PathVerdict, StormEvent, StormPolicy
@@ -54,6 +55,7 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
         views = _views(policies, _own_sites() if service_ids is None else [], points, seen, now)
         before = {verdict.target_id: verdict for verdict in PathVerdict.objects.filter(target__in=_shown(views))}
         storms = _storms(policies)
+        spans = MaintenanceWindow.spans(now, START_LOOKBACK, service_ids)
         # Storms of TLS and DNS open only where no storm of availability is open, so that one is decided first.
         covered = {service for (service, kind), (current, _) in storms.items() if current and kind == _WIDEST}
         found: dict[int, dict[tuple[str, int | None], detector.Finding]] = defaultdict(dict)
@@ -62,6 +64,7 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
             domains = _domains(policy, views)
             current, previous = storms.get((policy.service_id, policy.kind), (None, None))
             decision = detector.decide(policy.terms(), now, domains, _storm(current), _storm(previous))
+            decision = detector.spare(decision, policy.terms(), now, _maintenance(policy, spans))
             for finding in decision.findings:
                 found[policy.service_id].setdefault((finding.kind.value, finding.target), finding)
             fault_point("storms.decided")
@@ -161,6 +164,17 @@ def _domains(policy: StormPolicy, views: dict[windows.Key, PathView]) -> list[Do
             witness = by_role[Target.Role.ORIGIN]
             domains.append(DomainView(primary[0], tuple(by_role[Target.Role.BACKUP]), witness[0] if witness else None))
     return domains
+
+
+def _maintenance(policy: StormPolicy, spans: Mapping[Subject, Span]) -> dict[int, Span]:
+    """By target, the span that ends last: its service's or its CDN's."""
+    found = {}
+    for domain in policy.service.watched:  # type: ignore[attr-defined]
+        for target in domain.probed:
+            of_target = [spans.get(("service", policy.service_id)), spans.get(("cdn", target.cdn_id))]
+            if known := [span for span in of_target if span]:
+                found[target.pk] = max(known, key=lambda span: span.end)
+    return found
 
 
 def _storms(policies: Iterable[StormPolicy]) -> dict[tuple[int, str], tuple[StormEvent | None, StormEvent | None]]:
@@ -304,7 +318,8 @@ def _start(
         series: dict[str, list[tuple[datetime, bool]]] = defaultdict(list)
         for point, at, outcome in rows:
             series[str(point)].append((at, terms.is_bad(outcome)))
-        start = detector.storm_start(series, previous.ended_at if previous else None)
+        ends = (previous.ended_at if previous else None, decision.not_before.get(domain.primary.target))
+        start = detector.storm_start(series, max((end for end in ends if end), default=None))
         if start:
             starts.append(start)
     return min(starts, default=now)

@@ -11,7 +11,7 @@ from django.utils import timezone
 from billing.models import Contract, RateCard
 from customers.models import SCOPES, ApiKey, Customer
 from dns.models import DnsAccount, RecordSet
-from services.models import Cdn, Service, ServiceDomain, Target, VantagePoint
+from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from storms.detector import Attribution
 from storms.models import StormEvent, StormPolicy
 
@@ -71,6 +71,19 @@ def vantage_point(**kw: Any) -> VantagePoint:
     number = next(_number)
     return VantagePoint.objects.create(
         **{"name": f"vantage-{number}", "region": "eu", "network": f"AS{64500 + number}"} | kw
+    )
+
+
+def maintenance_window(starts: datetime | None = None, **kw: Any) -> MaintenanceWindow:
+    """Of a service, unless `kw` names a CDN: an hour from `starts`, or from now on."""
+    if "cdn" not in kw and "service" not in kw:
+        kw["service"] = service()
+    if "service" in kw:
+        kw.setdefault("customer", kw["service"].customer)
+    starts = starts or timezone.now()
+    return MaintenanceWindow.objects.create(
+        **{"first_day": starts.date(), "local_time": starts.time(), "duration_seconds": 3600, "reason": "an upgrade"}
+        | kw
     )
 
 

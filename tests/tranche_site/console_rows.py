@@ -138,6 +138,7 @@ def everything() -> StormEvent:
         customer=customer, service=service, backup_percent=10, reason="drill", expires_at=now + timedelta(hours=1)
     )
     Freeze.objects.create(reason="maintenance")
+    factories.maintenance_window(service=service)
     invoice(factories.contract(customer=customer))
     InvoiceCounter.objects.create(series="INV", last_number=1)
     source = UsageSource.objects.create(

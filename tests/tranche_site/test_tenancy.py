@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 from billing.models import Contract, Invoice, UsageSnapshot
 from customers.models import ApiKey, Customer
 from dns.models import WeightChange
-from services.models import Service, ServiceDomain, Target
+from services.models import MaintenanceWindow, Service, ServiceDomain, Target
 from storms.models import Finding, StormPolicy
 from tests import factories
 from tranche_site.floor.scoped import Scoped
@@ -29,6 +29,7 @@ OWN = {
     "service-list", "service-detail",
     "domain-list", "domain-detail", "domain-check",
     "cdn-path-list", "cdn-path-detail",
+    "maintenance-window-list", "maintenance-window-detail",
     "storm-policy-list", "storm-policy-detail",
     "storm-list", "storm-detail",
     "finding-list", "finding-detail",
@@ -81,6 +82,7 @@ def tenant(db: None) -> Customer:
     path = factories.target(domain=domain)
     now, march, april = timezone.now(), datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
     of_service: dict[str, Any] = {"customer": customer, "service": service}
+    factories.maintenance_window(service=service)
     factories.storm(service=service, policy=factories.policy(service=service))
     Finding.objects.create(**of_service, kind="blocked", reason="403", first_seen_at=now, last_seen_at=now)
     WeightChange.objects.create(
@@ -184,9 +186,16 @@ def test_somebody_elses_rows_cannot_be_named_in_a_body(tenant: Customer) -> None
     attempts = [
         ("domains", {"service": service.pk, "hostname": "mine.example.org"}),
         ("storm-policies", {"service": service.pk, "kind": "tls"}),
+        (
+            "maintenance-windows",
+            {
+                "service": service.pk, "first_day": "2026-11-23", "local_time": "02:30", "duration_seconds": 3600,
+                "reason": "not yours",
+            },
+        ),
         ("cdn-paths", {"domain": domain.pk, "role": "backup", "cdn": path.cdn.slug, "address": "edge.example.org"}),
-    ]
-    models = (ServiceDomain, StormPolicy, Target)
+    ]  # fmt: skip
+    models = (ServiceDomain, StormPolicy, Target, MaintenanceWindow)
     before = [model._default_manager.count() for model in models]
     for collection, body in attempts:
         field = next(name for name in ("domain", "service") if name in body)

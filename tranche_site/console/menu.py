@@ -24,6 +24,7 @@ _GROUPS: dict[str, list[tuple[str, str, str]]] = {
         ("Targets", "route", "services.target"),
         ("CDNs", "cloud", "services.cdn"),
         ("Vantage points", "visibility", "services.vantagepoint"),
+        ("Maintenance windows", "construction", "services.maintenancewindow"),
     ],
     "Storms": [
         ("Storms", "thunderstorm", "storms.stormevent"),
