@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
-from services import maintenance, proof
+from services import chart, maintenance, proof
 from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from tranche_site.floor.console_admin import (
     ActionVariant,
@@ -97,6 +97,7 @@ class ServiceAdmin(SoftDelete):
     ]  # fmt: skip
     inlines = [DomainInline]
     actions_detail = ["add_domain", "add_maintenance", "delete_softly"]
+    change_form_outer_after_template = "console/chart.html"
     empty_hint = "A service is what fails over as a whole, such as “app”. Add one, then its domains."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Service]:
@@ -145,6 +146,15 @@ class ServiceAdmin(SoftDelete):
 
     def response_post_save_add(self, request: HttpRequest, obj: Service) -> HttpResponse:
         return redirect(self.url_of(obj))
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Service | None = None, **kw: Any
+    ) -> HttpResponse:
+        if obj:
+            days = 7 if request.GET.get("days") == "7" else 1
+            context["chart"] = chart.read(obj.pk, timezone.now(), days)
+        answer: HttpResponse = super().render_change_form(request, context, *args, obj=obj, **kw)
+        return answer
 
     @action(description="Add domain", permissions=["change"], icon="add")
     def add_domain(self, request: HttpRequest, object_id: str) -> HttpResponse:

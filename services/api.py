@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from services import hostnames, maintenance
+from services.availability import series
 from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target
 from tranche_site.floor.problems import Conflict
 from tranche_site.floor.scoped import (
@@ -22,6 +23,7 @@ from tranche_site.floor.scoped import (
     OwnedViewSet,
     OwnRow,
     ReadViewSet,
+    Scoped,
     StrictSerializer,
     customer_of,
 )
@@ -215,3 +217,75 @@ class MaintenanceWindowViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.Dest
 
     def perform_destroy(self, instance: MaintenanceWindow) -> None:
         instance.lift(timezone.now())
+
+
+# --- availability --------------------------------------------------------------------------------------------------
+
+MAX_POINTS = 1500
+
+
+class AvailabilityQuery(serializers.Serializer[Any]):
+    """[from, to) in steps, all in whole minutes."""
+
+    to = serializers.DateTimeField(required=False, default_timezone=UTC, help_text="Unless told: now.")
+    step = serializers.IntegerField(
+        required=False, min_value=60, max_value=86_400, default=300, help_text="Seconds; a multiple of 60."
+    )
+
+    def get_fields(self) -> dict[str, Any]:
+        # “from” is a word of Python's.
+        start = serializers.DateTimeField(
+            required=False, default_timezone=UTC, help_text="Unless told: a day before “to”."
+        )
+        return {"from": start, **super().get_fields()}
+
+    def validate_step(self, step: int) -> int:
+        if step % 60:
+            raise serializers.ValidationError("Give a multiple of 60 seconds.")
+        return step
+
+    def validate(self, query: dict[str, Any]) -> dict[str, Any]:
+        try:
+            end = query.get("to", timezone.now()).astimezone(UTC)
+            start = query.get("from", end - timedelta(days=1)).astimezone(UTC).replace(second=0, microsecond=0)
+        except OverflowError:
+            raise serializers.ValidationError({"to": ["This is outside of the calendar."]}) from None
+        if start >= end:
+            raise serializers.ValidationError({"from": ["This is not before “to”."]})
+        if end - start > MAX_POINTS * timedelta(seconds=query["step"]):
+            raise serializers.ValidationError(
+                {"step": [f"That is more than {MAX_POINTS} points a path: make the step longer, or the time shorter."]}
+            )
+        return {"from": start, "to": end, "step": query["step"]}
+
+
+class PointSerializer(serializers.Serializer[Any]):
+    """One step of one path, over all vantage points."""
+
+    path = serializers.IntegerField(source="target_id")
+    at = serializers.DateTimeField(help_text="When the step begins.")
+    good = serializers.IntegerField()
+    bad = serializers.IntegerField()
+    availability = serializers.FloatField(allow_null=True, help_text="good / (good + bad); null when both are 0.")
+
+
+class AvailabilityFilter(FilterSet):
+    service = IdFilter(field_name="domain__service")
+
+
+class AvailabilityViewSet(Scoped, ApiViewSet, mixins.ListModelMixin):
+    """Good and bad probes of every path, by step. Pages hold all points of some paths: `limit` counts paths."""
+
+    queryset = PathViewSet.queryset
+    serializer_class = PointSerializer
+    filterset_class = AvailabilityFilter
+
+    @extend_schema(parameters=[AvailabilityQuery])
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Steps without any probe are left out. Ordered by path and time."""
+        query = AvailabilityQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        start, end, step = (query.validated_data[name] for name in ("from", "to", "step"))
+        page: Any = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        points = series([path.pk for path in page], start, end, step)
+        return self.get_paginated_response(PointSerializer(points, many=True).data)

@@ -538,3 +538,31 @@ class ProbeSample(models.Model):
 
     class Meta:
         db_table = "probe_samples"
+
+
+class SampleMinute(models.Model):
+    """What one vantage point saw of one target in one minute, counted by `services.rollups`. Partitioned by month.
+
+    Blind samples count as blind alone. Latency (`total_ms_…`, over `count_ms` samples) is that of the good ones.
+    """
+
+    pk = models.CompositePrimaryKey("minute_at", "target_id", "vantage_point_id")
+    minute_at = models.DateTimeField()
+    target_id = models.BigIntegerField()
+    vantage_point_id = models.BigIntegerField()
+    customer_id = models.BigIntegerField(null=True)
+    service_id = models.BigIntegerField(null=True)
+    good = models.IntegerField(default=0)
+    bad = models.IntegerField(default=0)
+    set_aside = models.IntegerField(default=0)
+    blind = models.IntegerField(default=0)
+    total_ms_sum = models.FloatField(default=0)
+    total_ms_max = models.FloatField(null=True)
+    count_ms = models.IntegerField(default=0)
+    worst_outcome = models.CharField(
+        max_length=12, choices=[(o.value, o.value) for o in Outcome], default="", blank=True
+    )
+    certificate_expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "sample_minutes"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from services import partitions
+from services import partitions, rollups
 from services.models import VantagePoint
 from services.prober import Prober
 
@@ -69,6 +69,13 @@ def confirm(domain_id: int, slot: float) -> None:
 
 @shared_task(name="services.maintain_partitions")
 def maintain_partitions() -> None:
-    made, dropped = partitions.maintain(datetime.now(UTC))
-    if made or dropped:
-        logger.info("sample partitions: made %s, dropped %s", made, dropped)
+    now = datetime.now(UTC)
+    for maintain in (partitions.maintain, partitions.maintain_months):
+        made, dropped = maintain(now)
+        if made or dropped:
+            logger.info("sample partitions: made %s, dropped %s", made, dropped)
+
+
+@shared_task(name="services.roll_up")
+def roll_up() -> None:
+    rollups.roll_up(datetime.now(UTC))

@@ -8,7 +8,13 @@ from rest_framework.routers import SimpleRouter
 from billing.api import InvoiceViewSet, UsageSnapshotViewSet
 from customers.api import AccountView
 from dns.api import RoutingViewSet, WeightChangeViewSet
-from services.api import CdnViewSet, DomainViewSet, MaintenanceWindowViewSet, ServiceViewSet
+from services.api import (
+    AvailabilityViewSet,
+    CdnViewSet,
+    DomainViewSet,
+    MaintenanceWindowViewSet,
+    ServiceViewSet,
+)
 from storms.api import CdnPathViewSet, FindingViewSet, PolicyViewSet, StormViewSet
 from tranche_site.floor.problems import not_found
 
@@ -18,6 +24,7 @@ router.register("domains", DomainViewSet, "domain")
 router.register("cdns", CdnViewSet, "cdn")
 router.register("cdn-paths", CdnPathViewSet, "cdn-path")
 router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")
+router.register("availability", AvailabilityViewSet, "availability")
 router.register("storm-policies", PolicyViewSet, "storm-policy")
 router.register("storms", StormViewSet, "storm")
 router.register("findings", FindingViewSet, "finding")

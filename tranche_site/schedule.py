@@ -30,7 +30,8 @@ SCHEDULE = [
         "Draft invoices", "billing.draft_invoices", 300, "Recomputes the drafts of this month and the last.", "billing"
     ),
     Entry("Finalize invoices", "billing.finalize_invoices", 3600, "Issues drafts past their grace period.", "billing"),
-    Entry("Maintain partitions", "services.maintain_partitions", 3600, "Makes and drops the samples' day partitions."),
+    Entry("Roll samples up", "services.roll_up", 30, "Counts the samples of every complete minute."),
+    Entry("Maintain partitions", "services.maintain_partitions", 3600, "Makes and drops partitions of the samples."),
 ]
 
 

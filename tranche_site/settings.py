@@ -237,6 +237,7 @@ PROBE_BURST_SHOTS = 3
 PROBE_BURST_SPACING_SECONDS = 1.0
 PROBE_USER_AGENT = env.str("PROBE_USER_AGENT", default="Tranche-Probe/1 (+https://tranche.example/probe)")
 SAMPLE_DAYS_KEPT = env.int("SAMPLE_DAYS_KEPT", default=14)
+ROLLUP_DAYS_KEPT = env.int("ROLLUP_DAYS_KEPT", default=400)
 
 # --- DNS --------------------------------------------------------------------------------------------------------
 

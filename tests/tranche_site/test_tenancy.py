@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 from billing.models import Contract, Invoice, UsageSnapshot
 from customers.models import ApiKey, Customer
 from dns.models import WeightChange
-from services.models import MaintenanceWindow, Service, ServiceDomain, Target
+from services.models import MaintenanceWindow, SampleMinute, Service, ServiceDomain, Target
 from storms.models import Finding, StormPolicy
 from tests import factories
 from tranche_site.floor.scoped import Scoped
@@ -29,6 +29,7 @@ OWN = {
     "service-list", "service-detail",
     "domain-list", "domain-detail", "domain-check",
     "cdn-path-list", "cdn-path-detail",
+    "availability-list",
     "maintenance-window-list", "maintenance-window-detail",
     "storm-policy-list", "storm-policy-detail",
     "storm-list", "storm-detail",
@@ -91,6 +92,14 @@ def tenant(db: None) -> Customer:
         generation=1,
         weights={str(path.pk): 100},
         reason="first plan",
+    )
+    SampleMinute.objects.create(
+        customer_id=customer.pk,
+        service_id=service.pk,
+        target_id=path.pk,
+        vantage_point_id=1,
+        minute_at=now.replace(second=0, microsecond=0) - timedelta(minutes=5),
+        good=1,
     )
     UsageSnapshot.objects.create(**of_service, target=path, window_start=march, window_end=april, bytes=1, requests=1)
     Invoice.objects.create(

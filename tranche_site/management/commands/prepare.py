@@ -31,6 +31,7 @@ class Command(BaseCommand):
         call_command("migrate", interactive=False, verbosity=0)
         call_command("collectstatic", interactive=False, verbosity=0)
         partitions.maintain(datetime.now(UTC))
+        partitions.maintain_months(datetime.now(UTC))
         schedule.seed()
         self.stdout.write(f"console  {self._first_account()}")
         if options["demo"]:

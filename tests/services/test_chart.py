@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from services import chart, rollups, samples
+from services.models import SampleMinute, Service, Target
+from tests import factories
+from tests.samples import record
+from tests.services.test_samples import ROW
+from tests.tranche_site import console_rows as rows
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 23, 12, 7, 30, tzinfo=UTC)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def console() -> Client:
+    client = Client()
+    client.force_login(rows.operator())
+    return client
+
+
+@pytest.fixture
+def path() -> Target:
+    return factories.target()
+
+
+def service_of(target: Target) -> Service:
+    assert target.domain
+    return target.domain.service
+
+
+def page(target: Target) -> str:
+    return reverse("admin:services_service_change", args=[service_of(target).pk])
+
+
+def minute(target: Target, at: datetime, **kw: Any) -> None:
+    SampleMinute.objects.create(
+        minute_at=at.replace(second=0, microsecond=0), target_id=target.pk, vantage_point_id=1, **kw
+    )
+
+
+def read(target: Target, days: int = 1) -> chart.Chart:
+    return chart.read(service_of(target).pk, NOW, days)
+
+
+def test_cells_of_the_last_day_by_availability(path: Target) -> None:
+    for cells_ago, counts in enumerate([(10, 0), (995, 5), (95, 5), (1, 9), (0, 0)]):
+        minute(path, NOW - cells_ago * 15 * MINUTE, good=counts[0], bad=counts[1])
+    (row,) = read(path).rows
+    assert len(row.cells) == 96
+    assert [cell.colour for cell in row.cells[-6:]] == ["none", "none", "few", "some", "most", "all"]
+    assert row.cells[-1].title == "2026-11-23 12:00–12:15 UTC: 100.00 % available, 0 of 10 bad"
+    assert row.cells[-5].title.endswith("no sample with a vote")
+    assert row.cells[-6].title.endswith("no data")
+    assert row.availability == (10 + 995 + 95 + 1) / (10 + 1000 + 100 + 10)
+
+
+def test_seven_days_have_longer_cells(path: Target) -> None:
+    minute(path, NOW - 6 * DAY, good=1)
+    (row,) = read(path, 7).rows
+    assert len(row.cells) == 84
+    assert [cell.colour for cell in row.cells].count("all") == 1
+    assert {cell.colour for cell in read(path).rows[0].cells} == {"none"}
+
+
+def test_latency_is_a_line_with_gaps(path: Target) -> None:
+    for cells_ago, ms in ((0, 100), (1, 50), (3, 100)):
+        minute(path, NOW - cells_ago * 15 * MINUTE, good=2, total_ms_sum=2 * ms, count_ms=2)
+    seen = read(path)
+    assert seen.slowest_ms == 100
+    assert [len(line.split()) for line in seen.rows[0].lines] == [2, 4]
+    assert seen.rows[0].mean_ms == pytest.approx(250 / 3)
+
+
+def test_paths_stand_in_the_order_that_people_think_in(path: Target) -> None:
+    domain = path.domain
+    for role, kw in (("origin", {}), ("backup", {"rank": 2}), ("backup", {"rank": 1}), ("backup", {"enabled": False})):
+        factories.target(role, domain=domain, **kw)
+    seen = [(row.target.role, row.target.rank) for row in read(path).rows]
+    assert seen == [("primary", 1), ("backup", 1), ("backup", 2), ("origin", 1)]
+
+
+def test_what_is_not_quite_everything_is_not_shown_as_everything() -> None:
+    assert chart.shown(0.99999) == "99.99 %"
+    assert chart.shown(1.0) == "100.00 %"
+    assert chart.shown(0.9999) == "99.99 %"
+
+
+def failing(target: Target, at: datetime, **kw: Any) -> None:
+    row = {
+        "slot_at": at, "at": at, "target_id": target.pk, "service_id": service_of(target).pk,
+        "customer_id": target.customer_id, "outcome": "http_5xx", "reason": "status 503",
+    }  # fmt: skip
+    samples.write([samples.Row(**{name: getattr(ROW, name) for name in ROW.__slots__} | row | kw)])
+
+
+def test_the_newest_failures_of_the_last_day_with_a_vote(path: Target) -> None:
+    point = factories.vantage_point()
+    for n in range(12):
+        failing(path, NOW - n * MINUTE, vantage_point_id=point.pk, reason=f"failure {n}")
+    found = read(path).failures
+    assert [failure.sample.reason for failure in found] == [f"failure {n}" for n in range(10)]
+    assert {(failure.path, failure.vantage_point) for failure in found} == {(str(path), point.name)}
+
+
+def test_what_is_no_failure_of_this_service_today(path: Target) -> None:
+    failing(path, NOW - DAY - MINUTE)
+    failing(path, NOW - MINUTE, is_blind=True)
+    failing(path, NOW - 2 * MINUTE, outcome="blocked")
+    failing(path, NOW - 3 * MINUTE, outcome="ok")
+    failing(factories.target(), NOW - MINUTE)
+    assert read(path).failures == []
+
+
+@pytest.mark.parametrize("rolled_up", [True, False])
+def test_failures_are_found_whether_they_are_counted_yet_or_not(path: Target, rolled_up: bool) -> None:
+    off = factories.target("backup", domain=path.domain, enabled=False)
+    for target, ago in ((path, 23 * HOUR), (off, 12 * HOUR), (path, 10 * MINUTE), (path, timedelta(seconds=20))):
+        failing(target, NOW - ago)
+        failing(path, NOW - ago, attempt=1, outcome="ok")
+        if rolled_up:
+            rollups.roll_up(NOW)
+    assert len(read(path).failures) == 4
+
+
+def test_a_good_day_is_not_searched(path: Target) -> None:
+    minute(path, NOW - 20 * HOUR, good=1)
+    minute(path, NOW - 20 * MINUTE, good=1)
+    first = chart._since(NOW, chart.series([path.pk], NOW.replace(second=0) - DAY, NOW, 60))
+    assert first == (NOW - 20 * MINUTE).replace(second=0)
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_draws_it_and_leads_to_seven_days(console: Client, path: Target) -> None:
+    now = timezone.now()
+    record([path], [factories.vantage_point()], [now - n * MINUTE for n in range(1, 20)])
+    failing(path, now - MINUTE, attempt=1, reason="<b>503</b>")
+    rollups.roll_up(now)
+    html = console.get(page(path)).content.decode()
+    assert html.count('<rect class="tr-cell-') == 96
+    assert "tr-latency" in html and "Last failures" in html
+    assert "&lt;b&gt;503&lt;/b&gt;" in html and "<b>503</b>" not in html
+    assert 'href="?days=7#seen"' in html
+    week = console.get(f"{page(path)}?days=7").content.decode()
+    assert week.count('<rect class="tr-cell-') == 84
+    assert console.get(f"{page(path)}?days=x").content.decode().count("<rect class") == 96
+
+
+def test_a_service_without_paths_and_the_form_for_a_new_one(console: Client) -> None:
+    service = factories.service()
+    html = console.get(reverse("admin:services_service_change", args=[service.pk])).content.decode()
+    assert "No path is probed." in html
+    assert "Last failures" not in console.get(reverse("admin:services_service_add")).content.decode()
+
+
+def test_somebody_without_the_right_to_look_sees_nothing(path: Target) -> None:
+    client = Client()
+    client.force_login(rows.User.objects.create_user("nobody", is_staff=True))
+    assert client.get(page(path)).status_code == 403
+
+
+def test_it_costs_three_queries_however_much_there_is(
+    console: Client, path: Target, django_assert_num_queries: Any
+) -> None:
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            console.get(page(path))
+        return len(queries)
+
+    console.get(page(path))
+    few = count()
+    for rank in range(1, 20):
+        target = factories.target("backup", domain=path.domain, rank=rank)
+        failing(target, timezone.now() - MINUTE)
+        minute(target, timezone.now(), good=1)
+    assert count() == few
+    with django_assert_num_queries(3):
+        read(path)
+
+
+def test_more_paths_than_fit(path: Target) -> None:
+    for rank in range(1, chart.MAX_ROWS + 3):
+        factories.target("backup", domain=path.domain, rank=rank)
+    seen = read(path)
+    assert (len(seen.rows), seen.left_out) == (chart.MAX_ROWS, True)
