@@ -159,10 +159,6 @@ class PathView:
     def availability(self) -> float | None:
         return self.good / (self.good + self.bad) if self.good + self.bad else None
 
-    @property
-    def share_bad(self) -> float:
-        return self.bad / (self.good + self.bad) if self.good + self.bad else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class DomainView:

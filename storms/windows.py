@@ -33,6 +33,7 @@ class Seen:
 
 
 _BAD = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.BAD))
+_IS_BAD = f"CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END"
 _SET_ASIDE = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.SET_ASIDE))
 
 # The window of each (target, vantage point) ends at its own newest sample, so that a sample in flight never makes it
@@ -61,12 +62,12 @@ WITH watched AS (
             WHERE p.service_id = s.id AND p.deleted_at IS NULL AND p.kind = 'http_availability')
 ), seen AS (
     SELECT w.*, x.vantage_point_id, x.at, x.outcome, x.reason, x.is_blind, x.certificate_expires_at,
-        CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END AS is_bad,
+        {_IS_BAD} AS is_bad,
         x.outcome IN ({_SET_ASIDE}) AS is_set_aside,
         max(x.at) OVER pair AS newest_at,
         max(x.at) FILTER (
             WHERE NOT x.is_blind
-                AND CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END
+                AND {_IS_BAD}
         ) OVER pair AS last_bad_at
     FROM watched w
     JOIN probe_samples x ON x.target_id = w.target_id

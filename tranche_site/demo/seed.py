@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
@@ -21,8 +22,8 @@ TTL_SECONDS = 5
 DRAFT_SECONDS = 20
 
 
-def api_key_file() -> str:
-    return str(world.home() / "api-key")
+def api_key_file() -> Path:
+    return world.home() / "api-key"
 
 
 @transaction.atomic
@@ -39,7 +40,7 @@ def seed() -> str:
         cdns[edge.role], _ = Cdn.objects.get_or_create(
             slug=edge.slug, defaults={"name": edge.cdn, "suffixes": [f"{edge.slug}.{world.ZONE}"]}
         )
-    key_file = world.home() / "api-key"
+    key_file = api_key_file()
     customer = Customer.objects.filter(name=CUSTOMER).first()
     if customer is None:
         customer = Customer.objects.create(name=CUSTOMER, billing_email="billing@shop.demo.test")
