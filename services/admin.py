@@ -38,6 +38,8 @@ ROLE_COLOURS = {
     "origin witness": "warning",
     "reference site": "success",
     "canary": "",
+    "IPv6": "",
+    "uncacheable": "",
 }
 MAINTENANCE_SHOWN = timedelta(days=7)
 """How far back and ahead a service's page shows maintenance."""
@@ -81,7 +83,8 @@ class ServiceAdmin(SoftDelete):
             {
                 "fields": [
                     ("probe_method", "probe_path"), ("expected_statuses", "body_marker"),
-                    ("interval_seconds", "timeout_seconds"),
+                    ("interval_seconds", "timeout_seconds"), ("probe_ipv4", "probe_ipv6"),
+                    ("uncacheable_path", "minimum_certificate_days"), "probe_headers",
                 ],
                 "description": "The same request goes through the primary, every backup and the origin witness.",
             },
@@ -180,6 +183,10 @@ class TargetInline(TabularInline):
     verbose_name_plural = "paths and origin witness"
     can_delete = False  # usage and verdicts point at them: switch them off instead
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Target]:
+        found: QuerySet[Target] = super().get_queryset(request)
+        return found.exclude(role=Target.Role.FACET)  # they follow from the service
+
     def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "role":
             kwargs["choices"] = [(role.value, role.label) for role in Target.Role if role in Target.DOMAIN_ROLES]
@@ -277,7 +284,7 @@ class TargetAdmin(ModelAdmin):
     fixed_fields = ("domain",)
     readonly_fields = ["created_at"]
     fieldsets = [
-        (None, {"fields": [("role", "rank"), "domain", "hostname"]}),
+        (None, {"fields": [("role", "rank"), "domain", ("hostname", "network")]}),
         ("Where to connect", {"fields": ["cdn", ("address", "port"), "probe_path"]}),
         ("Use", {"fields": [("capacity_percent", "enabled"), "created_at"]}),
     ]
@@ -289,7 +296,15 @@ class TargetAdmin(ModelAdmin):
 
     @display(description="role", ordering="role", label=ROLE_COLOURS)
     def role_label(self, target: Target) -> str:
-        return str(target.get_role_display())
+        return str(target.get_facet_display() if target.facet else target.get_role_display())
+
+    def has_change_permission(self, request: HttpRequest, obj: Target | None = None) -> bool:
+        return super().has_change_permission(request, obj) and not (obj and obj.facet)
+
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "role":
+            kwargs["choices"] = [choice for choice in Target.Role.choices if choice[0] != Target.Role.FACET]
+        return super().formfield_for_choice_field(db_field, request, **kwargs)
 
     @display(description="capacity", ordering="capacity_percent")
     def capacity(self, target: Target) -> str:
@@ -311,6 +326,10 @@ class CdnAdmin(ModelAdmin):
         return ", ".join(cdn.suffixes) or "-"
 
 
+def _command(queue: str) -> str:
+    return f"celery -A tranche_site worker -n {queue}@%h -Q {queue} -P threads -c 2 --without-gossip --without-mingle"
+
+
 STATE_COLOURS = {"active": "success", "shadow": "info", "off": ""}
 
 
@@ -320,9 +339,10 @@ class VantagePointAdmin(ModelAdmin):
     list_filter = ["state", "region"]
     search_fields = ["name", "region", "network"]
     fixed_fields = ("name",)  # its Celery queue is named after it
-    readonly_fields = ["sight", "blind_since", "blind_reason", "last_probe_at"]
+    readonly_fields = ["commands", "sight", "blind_since", "blind_reason", "last_probe_at"]
     fieldsets = [
-        (None, {"fields": ["name", ("region", "network"), ("state", "source_address")]}),
+        (None, {"fields": ["name", ("region", "network"), ("state", "source_address"), "shards"]}),
+        ("Probe workers", {"fields": ["commands"]}),
         ("What it sees", {"fields": ["sight", "blind_reason", ("blind_since", "last_probe_at")]}),
     ]
     empty_hint = "Nothing is probed without a vantage point: add two per region, on distinct networks."
@@ -330,6 +350,15 @@ class VantagePointAdmin(ModelAdmin):
     @display(description="state", ordering="state", label=STATE_COLOURS)
     def state_label(self, point: VantagePoint) -> str:
         return point.state
+
+    @display(description="one each of")
+    def commands(self, point: VantagePoint) -> str:
+        return format_html_join(
+            "", '<div><code class="tr-copy">{}</code></div>', ((_command(q),) for q in point.queues)
+        )
+
+    def get_fieldsets(self, request: HttpRequest, obj: VantagePoint | None = None) -> list[Any]:
+        return [part for part in super().get_fieldsets(request, obj) if obj or part[0] is None]
 
     @display(description="sight", label={"sees": "success", "blind": "danger", "never probed": "warning"})
     def sight(self, point: VantagePoint) -> str:

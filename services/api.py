@@ -35,11 +35,18 @@ CHECK_AGAIN = timedelta(seconds=5)
 class ServiceSerializer(StrictSerializer):
     """A unit of failover: its domains move together."""
 
+    probe_headers = serializers.DictField(
+        child=serializers.CharField(trim_whitespace=False),
+        required=False,
+        help_text='Sent with every probe, such as {"X-Probe": "a word that your firewall knows"}.',
+    )
+
     class Meta:
         model = Service
         fields = [
-            "id", "name", "probe_method", "probe_path", "expected_statuses", "body_marker", "timeout_seconds",
-            "interval_seconds", "created_at",
+            "id", "name", "probe_method", "probe_path", "uncacheable_path", "probe_headers", "probe_ipv4", "probe_ipv6",
+            "expected_statuses", "body_marker", "timeout_seconds", "interval_seconds", "minimum_certificate_days",
+            "created_at",
         ]  # fmt: skip
 
 
@@ -151,7 +158,7 @@ class PathSerializer(StrictSerializer):
 class PathFilter(FilterSet):
     service = IdFilter(field_name="domain__service")
     domain = IdFilter()
-    role = ChoiceFilter(choices=Target.Role.choices)
+    role = ChoiceFilter(choices=[choice for choice in Target.Role.choices if choice[0] in Target.DOMAIN_ROLES])
     # Not a BooleanFilter, which takes what it does not understand for no filter at all.
     enabled = TypedChoiceFilter(choices=[("true", "true"), ("false", "false")], coerce=lambda text: text == "true")
 
@@ -160,7 +167,7 @@ class PathViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.UpdateModelMixin,
     """The CDN paths of domains and their origin witnesses. Deleting one switches it off; its history stays."""
 
     queryset = Target.objects.filter(
-        domain__deleted_at__isnull=True, domain__service__deleted_at__isnull=True
+        role__in=Target.DOMAIN_ROLES, domain__deleted_at__isnull=True, domain__service__deleted_at__isnull=True
     ).select_related("cdn")
     serializer_class = PathSerializer
     filterset_class = PathFilter

@@ -261,7 +261,8 @@ def authoritative_servers(name: str) -> tuple[str, list[Server]]:
     if found := _override(name):
         return found
     zone, names = _delegation(name.rstrip(".").lower())
-    addresses = [address for address in _addresses(names) if _has_route(address)]
+    # A server that only IPv6 leads to isn't silent where we have no IPv6: we are.
+    addresses = [address for address in _addresses(names) if ":" not in address or has_route(address)]
     if not addresses:
         raise LookupFailed(f"no name server of {zone} has an address that we can reach: {', '.join(names)}")
     if settings.PROBE_ALLOW_PRIVATE:
@@ -305,12 +306,11 @@ def _addresses(names: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _has_route(address: str) -> bool:
-    """False for IPv6 on a machine without it: such a server isn't silent, we are. Connecting UDP sends nothing."""
-    if ":" not in address:
-        return True
+def has_route(address: str) -> bool:
+    """Whether this machine knows a way to `address`. Connecting UDP sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((address, DNS_PORT))
     except OSError:
         return False
@@ -320,7 +320,7 @@ def _has_route(address: str) -> bool:
 def _resolve(questions: list[tuple[str, str]]) -> list[Answer]:
     """Ask the resolvers, each question until one of them tells something."""
     answers: dict[tuple[str, str], Answer] = {}
-    for resolver in _resolvers():
+    for resolver in resolvers():
         open_questions = [q for q in questions if q not in answers or answers[q].error]
         asked = [(resolver, *question) for question in open_questions]
         replies = ask_all(asked, timeout_seconds=_RESOLVER_TIMEOUT_SECONDS, recursive=True)
@@ -328,7 +328,8 @@ def _resolve(questions: list[tuple[str, str]]) -> list[Answer]:
     return [answers[question] for question in questions]
 
 
-def _resolvers() -> list[Server]:
+def resolvers() -> list[Server]:
+    """Those of DNS_RESOLVERS, or of the system. Raises LookupFailed if there is none."""
     named = [_server(text) for text in settings.DNS_RESOLVERS] or _system_resolvers(Path("/etc/resolv.conf"))
     if not named:
         raise LookupFailed("no resolver is known: DNS_RESOLVERS is empty, and so is /etc/resolv.conf")

@@ -13,13 +13,13 @@ from zoneinfo import ZoneInfoNotFoundError, available_timezones
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.db.models import F, Q
-from django.db.models.functions import Lower
+from django.db.models.functions import Lower, Now
 from django.utils import timezone
 
 from customers.models import Customer
-from services import hostnames, maintenance, statuses
+from services import facets, headers, hostnames, maintenance, statuses
 from services.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Cdn(models.Model):
 
 
 class VantagePoint(models.Model):
-    """A place probes run from. Each has a Celery queue of its own, `probe.<name>`."""
+    """A place probes run from, with a Celery queue of its own for each of its shards."""
 
     class State(models.TextChoices):
         ACTIVE = "active", "active: probes and votes"
@@ -65,16 +65,36 @@ class VantagePoint(models.Model):
     source_address = models.GenericIPAddressField(
         null=True, blank=True, help_text="Probes leave from this local address; empty lets the system choose."
     )
+    shards = models.PositiveSmallIntegerField(
+        default=1,
+        db_default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(64)],
+        help_text="Probe workers that share its targets, each on a queue of its own: `probe.<name>`, `probe.<name>.1` …",
+    )
     last_probe_at = models.DateTimeField(null=True, blank=True, editable=False)
     blind_since = models.DateTimeField(null=True, blank=True, editable=False)
     blind_reason = models.CharField(max_length=300, blank=True, editable=False)
+    blind_shards = models.JSONField(default=dict, db_default={}, editable=False)
+    """Why each shard is blind that is; one blind shard takes the vote from all of them."""
 
     class Meta:
         db_table = "vantage_points"
         ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(condition=Q(shards__gte=1, shards__lte=64), name="vantage_points_shards_range")
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def queues(self) -> list[str]:
+        """The Celery queue of each shard."""
+        return [queue_of(self.name, shard) for shard in range(self.shards)]
+
+
+def queue_of(vantage_point: str, shard: int = 0) -> str:
+    return f"probe.{vantage_point}.{shard}" if shard else f"probe.{vantage_point}"
 
 
 class ServiceQuerySet(models.QuerySet["Service"]):
@@ -113,6 +133,33 @@ class Service(models.Model):
         validators=[MinValueValidator(Decimal("0.5")), MaxValueValidator(Decimal("30"))],
     )
     interval_seconds = models.PositiveSmallIntegerField(default=10)
+    probe_headers = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        validators=[headers.validate],
+        help_text='Sent with every probe, for example {"X-Probe": "a word that your firewall knows"}.',
+    )
+    probe_ipv4 = models.BooleanField("IPv4", default=True, db_default=True, help_text="Probe every path over IPv4.")
+    probe_ipv6 = models.BooleanField(
+        "IPv6",
+        default=False,
+        db_default=False,
+        help_text="Probe every path over IPv6. With both, each is judged apart.",
+    )
+    uncacheable_path = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="A path that no CDN caches, probed through every path beside the first: a cache hit hides a dead origin.",
+    )
+    minimum_certificate_days = models.PositiveSmallIntegerField(
+        default=14,
+        db_default=14,
+        validators=[MaxValueValidator(365)],
+        help_text="A certificate with fewer days left is a finding.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
@@ -136,6 +183,16 @@ class Service(models.Model):
                 condition=Q(timeout_seconds__gte=Decimal("0.5"), timeout_seconds__lte=30), name="services_timeout_range"
             ),
             models.CheckConstraint(condition=Q(probe_path__startswith="/"), name="services_path_absolute"),
+            models.CheckConstraint(
+                condition=Q(uncacheable_path="") | Q(uncacheable_path__startswith="/"),
+                name="services_uncacheable_path_absolute",
+                violation_error_message="Begin with a slash.",
+            ),
+            models.CheckConstraint(
+                condition=Q(probe_ipv4=True) | Q(probe_ipv6=True),
+                name="services_some_family",
+                violation_error_message="Choose IPv4, IPv6 or both.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -143,15 +200,24 @@ class Service(models.Model):
 
     def clean(self) -> None:
         errors = {}
-        if not self.probe_path.startswith("/") or not hostnames.is_printable_ascii(self.probe_path):
-            errors["probe_path"] = (
-                "Begin with a slash, and use printable ASCII without spaces (percent-encode the rest)."
-            )
+        for field in ("probe_path", "uncacheable_path"):
+            path = getattr(self, field)
+            if (path or field == "probe_path") and not (path.startswith("/") and hostnames.is_printable_ascii(path)):
+                errors[field] = "Begin with a slash, and use printable ASCII without spaces (percent-encode the rest)."
+        if self.uncacheable_path and self.uncacheable_path == self.probe_path:
+            errors["uncacheable_path"] = "Name another path than the one that is probed already."
+        if not (self.probe_ipv4 or self.probe_ipv6):
+            errors["probe_ipv4"] = "Choose IPv4, IPv6 or both."
         low, high = settings.PROBE_MINIMUM_INTERVAL_SECONDS, settings.PROBE_MAXIMUM_INTERVAL_SECONDS
         if self.interval_seconds is not None and not low <= self.interval_seconds <= high:
             errors["interval_seconds"] = f"Choose from {low} to {high} seconds."
         if errors:
             raise ValidationError(errors)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            facets.keep([self.pk])
 
 
 class ServiceDomainQuerySet(models.QuerySet["ServiceDomain"]):
@@ -174,9 +240,16 @@ class ServiceDomain(models.Model):
     service = models.ForeignKey(Service, models.PROTECT, related_name="domains")
     hostname = models.CharField(max_length=253, validators=[hostnames.validate])
     challenge = models.CharField(max_length=64, default=new_challenge, editable=False)
+    challenge_issued_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     verified_at = models.DateTimeField(null=True, blank=True, editable=False)
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
     check_result = models.CharField(max_length=300, blank=True, editable=False)
+    lost_since = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when the token of a verified domain is gone."
+    )
+    contested_since = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when another account shows its token beside this one's."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
@@ -246,14 +319,24 @@ class Target(models.Model):
         ORIGIN = "origin", "origin witness"
         REFERENCE = "reference", "reference site"
         CANARY = "canary"
+        FACET = "facet"
+
+    class Facet(models.TextChoices):
+        """Another look at a path, judged apart and kept by `services.facets`: over IPv6, or past the cache."""
+
+        IPV6 = "ipv6", "IPv6"
+        UNCACHEABLE = "uncacheable"
 
     PATH_ROLES: Collection[str] = (Role.PRIMARY, Role.BACKUP)
     DOMAIN_ROLES: Collection[str] = (*PATH_ROLES, Role.ORIGIN)
+    WATCHED_ROLES: Collection[str] = (*DOMAIN_ROLES, Role.FACET)
 
     customer = models.ForeignKey(Customer, models.PROTECT, null=True, blank=True, related_name="+")
     domain = models.ForeignKey(ServiceDomain, models.PROTECT, null=True, blank=True, related_name="targets")
     cdn = models.ForeignKey(Cdn, models.PROTECT, null=True, blank=True, related_name="targets", verbose_name="CDN")
     role = models.CharField(max_length=10, choices=Role)
+    facet = models.CharField(max_length=12, choices=Facet, blank=True, default="", db_default="", editable=False)
+    facet_of = models.ForeignKey("self", models.PROTECT, null=True, blank=True, editable=False, related_name="facets")
     rank = models.PositiveSmallIntegerField(default=1, help_text="Order among backups: 1 is asked first.")
     address = models.CharField(
         max_length=253,
@@ -275,6 +358,13 @@ class Target(models.Model):
         validators=[MaxValueValidator(1000)],
         help_text="What it can carry, in percent of the service's normal traffic.",
     )
+    network = models.CharField(
+        max_length=100,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Whose network a canary stands on, for example “AS64500”: three at least, none of them insured.",
+    )
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -285,7 +375,9 @@ class Target(models.Model):
         ordering = ["domain_id", "role", "rank", "id"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(role__in=["primary", "backup", "origin"], domain__isnull=False, customer__isnull=False)
+                condition=Q(
+                    role__in=["primary", "backup", "origin", "facet"], domain__isnull=False, customer__isnull=False
+                )
                 | Q(role__in=["reference", "canary"], domain__isnull=True, customer__isnull=True) & ~Q(hostname=""),
                 name="targets_role_has_its_owner",
                 violation_error_message="Primary, backup and origin belong to a domain; references and canaries have a hostname.",
@@ -308,6 +400,12 @@ class Target(models.Model):
                 violation_error_message="This domain has a backup path of this rank.",
             ),
             models.CheckConstraint(
+                condition=Q(role="facet", facet_of__isnull=False) & ~Q(facet="")
+                | ~Q(role="facet") & Q(facet="", facet_of__isnull=True),
+                name="targets_facet_of_a_path",
+            ),
+            models.UniqueConstraint(fields=["facet_of", "facet"], name="targets_facet_unique"),
+            models.CheckConstraint(
                 condition=Q(probe_path="") | Q(probe_path__startswith="/"),
                 name="targets_path_absolute",
                 violation_error_message="Begin with a slash.",
@@ -315,7 +413,8 @@ class Target(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.host} via {self.cdn or self.address} ({self.role})"
+        what = self.get_facet_display() if self.facet else self.role
+        return f"{self.host} via {self.cdn or self.address} ({what})"
 
     @property
     def host(self) -> str:
@@ -331,6 +430,12 @@ class Target(models.Model):
             raise ValidationError(
                 {"address": "Name the CDN's host: DNS answers it as a CNAME, which can't be an address."}
             )
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            if self.role in self.PATH_ROLES and self.domain:
+                facets.keep([self.domain.service_id])
 
     def _keep_place(self) -> None:
         """Samples and verdicts are evidence about one address: another address is another target."""
@@ -532,9 +637,19 @@ class ProbeSample(models.Model):
     first_byte_ms = models.FloatField(null=True)
     total_ms = models.FloatField(null=True)
     certificate_expires_at = models.DateTimeField(null=True)
+    certificate_issuer = models.CharField(max_length=200, default="", db_default="")
+    protocol = models.CharField(
+        max_length=8, default="", db_default="", help_text="Of the answer, for example “HTTP/1.1”."
+    )
     remote_address = models.GenericIPAddressField(null=True)
     reason = models.TextField(default="")
     is_blind = models.BooleanField(default=False, help_text="The vantage point was blind: kept, but without a vote.")
+    is_late = models.BooleanField(
+        default=False, db_default=False, help_text="Back-filled after Postgres was away: decides nothing."
+    )
+    in_maintenance = models.BooleanField(
+        default=False, db_default=False, help_text="Work was done on its service or CDN."
+    )
 
     class Meta:
         db_table = "probe_samples"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from services.outcomes import Outcome
 
@@ -19,7 +19,19 @@ class Fault(StrEnum):
     TLS = "tls"
     TIMEOUT = "timeout"
     OURS = "ours"
-    """The prober's own trouble (certificate store, descriptors, egress guard): says nothing about the target."""
+    """The prober's own trouble (certificate store, descriptors, standing still): says nothing about the target, and who
+    has it is blind."""
+    UNTRIED = "untried"
+    """The probe was not made: the egress guard, a cap, no route or resolver from here, a request that can't be written.
+    Says nothing about the target, and nothing about the other ones."""
+
+
+class Family(IntEnum):
+    """Which addresses of a name may be used. EITHER prefers IPv4, so that all vantage points mean the same by it."""
+
+    EITHER = 0
+    IPV4 = 4
+    IPV6 = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,11 @@ class Probe:
     port: int = 443
     path: str = "/"
     method: str = "GET"
+    headers: tuple[str, ...] = ()
+    """Further lines of the request, such as "X-Probe: word"."""
+    family: Family = Family.EITHER
+    is_on_known_cdn: bool = False
+    """`address` lies below a suffix of a CDN that we know, which may be asked for many hosts at one address."""
     expected: frozenset[int] = frozenset(range(200, 400))
     body_marker: bytes = b""
     timeout_seconds: float = 5.0
@@ -54,6 +71,8 @@ class Reply:
     first_byte_ms: float | None = None
     total_ms: float | None = None
     certificate_expires_at: datetime | None = None
+    certificate_issuer: str = ""
+    protocol: str = ""
     remote_address: str | None = None
 
 
@@ -69,6 +88,7 @@ _FAULTS = {
     Fault.TLS: Outcome.TLS,
     Fault.TIMEOUT: Outcome.TIMEOUT,
     Fault.OURS: Outcome.UNKNOWN,
+    Fault.UNTRIED: Outcome.UNKNOWN,
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import math
 import threading
@@ -16,7 +15,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -24,11 +23,16 @@ from django.conf import settings
 from django.db import Error, close_old_connections, connections, transaction
 
 from customers.models import Event
-from services import outcomes, samples, schedule, statuses
+from services import outcomes, rollups, samples, schedule, watched
+from services.budget import Bucket
+from services.metrics import ProbeMetrics
 from services.models import Target, VantagePoint
 from services.outcomes import Outcome
-from services.probe import Probe, classify
+from services.probe import Fault, Reply, Verdict, classify
+from services.sight import Sight
+from services.spool import Spool
 from services.transport import Transport
+from services.watched import OWN_TIMEOUT_SECONDS, Picture, Watched
 
 logger = logging.getLogger(__name__)
 
@@ -36,59 +40,35 @@ T = TypeVar("T")
 
 RELOAD_SECONDS = 5.0
 FLUSH_SECONDS = 0.2
-OWN_TIMEOUT_SECONDS = 3.0
 OWN_ROLES = (Target.Role.CANARY, Target.Role.REFERENCE)
+SITE_ROLES = (*Target.PATH_ROLES, Target.Role.REFERENCE)
 OWN_IN_FLIGHT = 100
 MOST_WAITING = 2
 """Probes begun but not answered, in multiples of those that may be in flight, before further ones are dropped."""
 NOTE_SECONDS = 2.0
+PATIENCE_SECONDS = 5.0
+"""How long one batch may take to be recorded before the next samples go to disk."""
 KEPT_ROWS = 100_000
-"""How many samples wait in memory while Postgres is away; the oldest go first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """One target as the loop keeps it."""
-
-    id: int
-    role: str
-    probe: Probe
-    interval_seconds: float
-    domain_id: int | None
-    service_id: int | None
-    customer_id: int | None
-
-
-@dataclass(slots=True)
-class Sight:
-    """What a vantage point's canaries say. Without canaries it is never called blind."""
-
-    canaries: dict[int, tuple[float, bool]] = field(default_factory=dict)
-    """Newest result by target: (monotonic time, whether it was good)."""
-    blind_reason: str = "its canaries have not answered yet"
-    announced: bool | None = None
-    """What the database was told; None until the first round of canaries is over."""
-
-    def judge(self, canary_ids: Iterable[int], now: float, patience_seconds: float) -> str:
-        """Why the vantage point is blind, or "". Canaries that fail or stay silent in the majority make it blind."""
-        ids = list(canary_ids)
-        if not ids:
-            return ""
-        good = sum(1 for i in ids if (seen := self.canaries.get(i)) and seen[1] and now - seen[0] <= patience_seconds)
-        return "" if good * 2 > len(ids) else f"{len(ids) - good} of {len(ids)} canaries fail or are silent"
+"""How many samples wait in memory if the disk fails too; the oldest go first."""
 
 
 class Prober:
-    """`on_bad(service_ids)` is called after samples were recorded among which some were bad; `on_first_bad(domain_id,
-    slot)` when a path that was good turns bad, so that every other vantage point can confirm it. Both in a thread."""
+    """`posts` are vantage points' names, with `.1` and so on for further shards, as their queues say.
+
+    `on_bad(service_ids)` is called after samples were recorded among which some were bad; `on_first_bad(domain_id, slot)`
+    when a path that was good turns bad, so that every other vantage point can confirm it. Both in a thread.
+    """
 
     def __init__(
         self,
-        vantage_points: Iterable[str],
+        posts: Iterable[str],
         on_bad: Callable[[set[int]], None] = lambda service_ids: None,
         on_first_bad: Callable[[int, float], None] = lambda domain_id, slot: None,
     ) -> None:
-        self._names = sorted(vantage_points)
+        self._shards: dict[str, set[int]] = defaultdict(set)
+        for post in posts:
+            name, _, shard = post.partition(".")
+            self._shards[name].add(int(shard or 0))
         self._on_bad = on_bad
         self._on_first_bad = on_first_bad
         self._thread: threading.Thread | None = None
@@ -98,18 +78,27 @@ class Prober:
         # a broker that hangs does not hold up the recording.
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="teller")
+        self._metrics = ProbeMetrics()
+        self._spool = Spool(
+            settings.PROBE_SPOOL_DIR / "+".join(sorted(posts)),
+            settings.PROBE_SPOOL_BYTES,
+            settings.PROBE_SPOOL_SECONDS,
+        )
 
-        self._points: list[VantagePoint] = []
-        self._point_ranks: dict[int, int] = {}
-        self._point_count = 1
-        self._targets: dict[int, Watched] = {}
+        self._picture = Picture()
+        self._points: dict[int, VantagePoint] = {}
         self._by_domain: dict[int, list[Watched]] = {}
         self._canary_ids: list[int] = []
-        self._due: list[tuple[float, int, int]] = []
-        self._planned: set[tuple[int, int]] = set()
-        self._sights: dict[int, Sight] = defaultdict(Sight)
+        self._rings: list[schedule.Ring[tuple[int, int]]] = []
+        self._planned_until = math.inf
+        self._clock_base = 0.0
+        self._sights: dict[int, Sight] = {}
+        self._blind: dict[int, str] = {}
+        self._announced: dict[int, bool] = {}
+        """What the database was told of a vantage point; nothing until the first round of its canaries is over."""
         self._was_good: dict[tuple[int, int], bool] = {}
         self._bursts: dict[tuple[int, int], float] = {}
+        self._burst_budget = Bucket(settings.PROBE_BURSTS_PER_SECOND, 2 * settings.PROBE_BURSTS_PER_SECOND)
         self._canaries_shot: dict[int, float] = {}
         self._noted: dict[int, float] = {}
         self._rows: deque[samples.Row] = deque(maxlen=KEPT_ROWS)
@@ -150,8 +139,14 @@ class Prober:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport = Transport(settings.PROBE_IN_FLIGHT)
+        self._transport = Transport(settings.PROBE_IN_FLIGHT, is_capped=True)
         self._own_transport = Transport(OWN_IN_FLIGHT)
+        self._metrics.watch(
+            lambda: self._transport.in_flight + self._own_transport.in_flight,
+            lambda: len(self._rows),
+            lambda: self._spool.size_bytes,
+        )
+        stop_serving = self._metrics.serve()
         jobs = [
             asyncio.create_task(self._keep_up(job))
             for job in (self._keep_loaded, self._keep_probing, self._keep_recording)
@@ -162,10 +157,12 @@ class Prober:
         await asyncio.gather(*jobs, return_exceptions=True)
         self._transport.close()
         self._own_transport.close()
+        stop_serving()
+        rows = list(self._rows)
         try:
-            await self._in_thread(samples.write, list(self._rows))
+            await self._in_thread(samples.write, rows)
         except Error:
-            logger.warning("%s samples were not recorded", len(self._rows))
+            self._put_aside(rows)
 
     @staticmethod
     async def _keep_up(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -177,85 +174,89 @@ class Prober:
                 logger.exception("the prober stumbled")
                 await asyncio.sleep(1)
 
+    # --- what to probe ----------------------------------------------------------------------------------------------
+
     async def _keep_loaded(self) -> None:
         while True:
             try:
-                loaded = await self._in_thread(_load, self._names)
+                picture = await self._in_thread(watched.read, self._picture)
             except Error:
                 logger.warning("targets can't be read; probing goes on with the last list")
             else:
-                self._take(*loaded)
+                self._take(picture)
             self._reload.clear()
             try:
                 await asyncio.wait_for(self._reload.wait(), RELOAD_SECONDS)
             except TimeoutError:
                 continue
 
-    def _take(self, points: list[VantagePoint], ranks: dict[int, int], targets: list[Watched]) -> None:
-        self._points, self._point_ranks, self._point_count = points, ranks, max(len(ranks), 1)
-        self._targets = {target.id: target for target in targets}
-        self._canary_ids = [target.id for target in targets if target.role == Target.Role.CANARY]
+    def _take(self, picture: Picture) -> None:
+        before, self._picture = self._picture, picture
+        self._clock_base = time.time() - time.monotonic()
+        self._points = {point.pk: point for point in picture.points if point.name in self._shards}
+        shape = [(point.pk, point.shards) for point in picture.points]
+        if picture.targets is before.targets and shape == [(point.pk, point.shards) for point in before.points]:
+            return
+        self._canary_ids = [target for ids in picture.canaries.values() for target in ids]
         by_domain: dict[int, list[Watched]] = defaultdict(list)
-        for target in targets:
+        for target in picture.targets.values():
             if target.domain_id:
                 by_domain[target.domain_id].append(target)
         self._by_domain = dict(by_domain)
-        for point in points:
-            for target in targets:
-                if (target.id, point.pk) not in self._planned:
-                    self._planned.add((target.id, point.pk))
-                    self._plan(target, point.pk, time.time())
+        self._rings = self._ring(picture)
 
-    def _plan(self, target: Watched, point_id: int, now: float) -> None:
-        phase = schedule.phase_seconds(
-            target.id, self._point_ranks.get(point_id, 0), self._point_count, target.interval_seconds
-        )
-        heapq.heappush(self._due, (schedule.next_slot(now, target.interval_seconds, phase), target.id, point_id))
+    def _ring(self, picture: Picture) -> list[schedule.Ring[tuple[int, int]]]:
+        entries: dict[float, list[tuple[float, tuple[int, int]]]] = defaultdict(list)
+        for rank, point in enumerate(picture.points):
+            if point.pk not in self._points:
+                continue
+            for target in picture.targets.values():
+                if self._serves(point, target):
+                    interval = target.interval_seconds
+                    phase = schedule.phase_seconds(target.id, rank, len(picture.points), interval)
+                    entries[interval].append((phase, (target.id, point.pk)))
+        return [schedule.Ring(interval, found) for interval, found in entries.items()]
+
+    def _serves(self, point: VantagePoint, target: Watched) -> bool:
+        """Every shard looks at the canaries itself; all else is one shard's, a domain with all its targets."""
+        if target.role == Target.Role.CANARY:
+            return True
+        return schedule.shard_of(target.domain_id or target.id, point.shards) in self._shards[point.name]
 
     async def _keep_probing(self) -> None:
         while True:
             now = time.time()
-            points = {point.pk: point for point in self._points}
-            while self._due and self._due[0][0] <= now:
-                slot, target_id, point_id = heapq.heappop(self._due)
-                target, point = self._targets.get(target_id), points.get(point_id)
-                if target is None or point is None:
-                    self._planned.discard((target_id, point_id))
-                    continue
-                if not schedule.is_late(now, slot, target.interval_seconds):
-                    self._start(target, point, slot, 0)
-                self._plan(target, point_id, max(now, slot))
-            wait = min(self._due[0][0] - time.time(), 0.25) if self._due else 0.25
-            await asyncio.sleep(max(wait, 0.001))
+            since, self._planned_until = min(self._planned_until, now), now
+            for ring in self._rings:
+                due, dropped = ring.due(since, now)
+                for slot, (target_id, point_id) in due:
+                    self._start(self._picture.targets.get(target_id), self._points.get(point_id), slot, 0)
+                if dropped:
+                    self._metrics.dropped.labels("late").inc(dropped)
+            wait = min((ring.next_after(now) for ring in self._rings), default=math.inf) - time.time()
+            await asyncio.sleep(min(max(wait, 0.001), 0.25))
 
-    def _start(self, target: Watched, point: VantagePoint, slot: float, attempt: int) -> None:
+    # --- probing ----------------------------------------------------------------------------------------------------
+
+    def _start(self, target: Watched | None, point: VantagePoint | None, slot: float, attempt: int) -> None:
+        if target is None or point is None:
+            return
         if len(self._running) >= MOST_WAITING * settings.PROBE_IN_FLIGHT and target.role not in OWN_ROLES:
+            self._metrics.dropped.labels("busy").inc()
             return  # what waits longer than this would measure our own queue
         task = asyncio.create_task(self._probe(target, point, slot, attempt))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     async def _probe(self, target: Watched, point: VantagePoint, slot: float, attempt: int) -> None:
-        probe = target.probe
-        if point.source_address:
-            probe = _from_source(probe, point.source_address)
+        probe = replace(target.probe, source_address=point.source_address) if point.source_address else target.probe
         # Canaries have room of their own: a mass outage must not make us look blind.
         reply = await (self._own_transport if target.role in OWN_ROLES else self._transport).send(probe)
         verdict = classify(probe, reply)
         is_bad, is_good = verdict.outcome in outcomes.BAD, verdict.outcome is Outcome.OK
-        sight = self._sights[point.pk]
-        if target.role == Target.Role.CANARY:
-            sight.canaries[target.id] = (time.monotonic(), is_good)
-        self._look_around(point, sight)
+        self._look_around(target, point, reply, verdict)
+        self._record(target, point, slot, attempt, reply, verdict)
 
-        self._rows.append(
-            samples.Row(
-                datetime.fromtimestamp(slot, UTC), target.id, point.pk, attempt, reply.at, target.customer_id,
-                target.service_id, verdict.outcome.value, reply.status, reply.dns_ms, reply.connect_ms, reply.tls_ms,
-                reply.first_byte_ms, reply.total_ms, reply.certificate_expires_at, reply.remote_address,
-                verdict.reason.replace("\x00", "")[:500], bool(sight.blind_reason),
-            )
-        )  # fmt: skip
         if is_bad and target.service_id:
             self._bad_services.add(target.service_id)
         was_good = self._was_good.get((target.id, point.pk), True)
@@ -265,13 +266,38 @@ class Prober:
             self._burst_everywhere(target.domain_id, slot)
             self._teller.submit(self._tell, self._on_first_bad, target.domain_id, slot)
 
+    def _record(
+        self, target: Watched, point: VantagePoint, slot: float, attempt: int, reply: Reply, verdict: Verdict
+    ) -> None:
+        self._metrics.probes.labels(point.name, verdict.outcome.value).inc()
+        if attempt == 0:
+            self._metrics.slip.labels(point.name).observe(max(reply.at.timestamp() - slot, 0))
+        if target.role == Target.Role.CANARY and min(self._shards[point.name]):
+            return  # every shard looks at the canaries, and the first one's samples are kept
+        self._rows.append(
+            samples.Row(
+                datetime.fromtimestamp(slot, UTC), target.id, point.pk, attempt, reply.at, target.customer_id,
+                target.service_id, verdict.outcome.value, reply.status, reply.dns_ms, reply.connect_ms, reply.tls_ms,
+                reply.first_byte_ms, reply.total_ms, reply.certificate_expires_at, reply.certificate_issuer.replace("\x00", ""),
+                reply.protocol, reply.remote_address, verdict.reason.replace("\x00", "")[:500], bool(self._blind[point.pk]),
+                in_maintenance=self._picture.is_maintained(target, reply.at),
+            )
+        )  # fmt: skip
+
     def _burst_everywhere(self, domain_id: int, slot: float) -> None:
         """Confirming shots at every path and witness of the domain, and at the canaries: is it the CDN, or are we blind?"""
-        for point in self._points:
-            if self._bursts.get((domain_id, point.pk), 0.0) > time.monotonic():
+        targets = self._by_domain.get(domain_id, [])
+        for point in self._points.values():
+            if not targets or not self._serves(point, targets[0]):
+                continue
+            now = time.monotonic()
+            if self._bursts.get((domain_id, point.pk), 0.0) > now:
+                continue
+            if not self._burst_budget.take(now):
+                self._metrics.dropped.labels("burst budget").inc(settings.PROBE_BURST_SHOTS)
                 continue
             length = settings.PROBE_BURST_SHOTS * settings.PROBE_BURST_SPACING_SECONDS
-            self._bursts[domain_id, point.pk] = time.monotonic() + 2 * length
+            self._bursts[domain_id, point.pk] = now + 2 * length
             for shot in range(settings.PROBE_BURST_SHOTS):
                 asyncio.get_running_loop().call_later(
                     shot * settings.PROBE_BURST_SPACING_SECONDS, self._shoot, domain_id, point, slot, shot + 1
@@ -285,44 +311,95 @@ class Prober:
         if now - self._canaries_shot.get(point.pk, -math.inf) >= settings.PROBE_BURST_SPACING_SECONDS / 2:
             self._canaries_shot[point.pk] = now
             for canary_id in self._canary_ids:
-                self._start(self._targets[canary_id], point, slot, attempt)
+                self._start(self._picture.targets.get(canary_id), point, slot, attempt)
 
-    def _look_around(self, point: VantagePoint, sight: Sight) -> None:
+    # --- whether we see ---------------------------------------------------------------------------------------------
+
+    def _look_around(self, target: Watched, point: VantagePoint, reply: Reply, verdict: Verdict) -> None:
         patience = 2 * settings.PROBE_OWN_INTERVAL_SECONDS + OWN_TIMEOUT_SECONDS / 2
-        sight.blind_reason = sight.judge(self._canary_ids, time.monotonic(), patience)
-        first_round_is_over = sight.announced is not None or all(i in sight.canaries for i in self._canary_ids)
-        if first_round_is_over and bool(sight.blind_reason) != sight.announced:
-            sight.announced = bool(sight.blind_reason)
-            self._teller.submit(self._tell_sight, point.pk, sight, sight.blind_reason)
+        sight = self._sights.setdefault(point.pk, Sight(patience))
+        now, is_good = time.monotonic(), verdict.outcome is Outcome.OK
+        if reply.fault is Fault.OURS:
+            sight.note_trouble(reply.fault_text, now)
+        if target.role == Target.Role.CANARY:
+            sight.note_canary(target.id, is_good, now)
+        elif target.role in SITE_ROLES and (is_good or verdict.outcome in outcomes.BAD):
+            sight.note_site(target.cdn_id, target.domain_id or -target.id, is_good, now)
+        networks = self._picture.canaries
+        is_new = point.pk not in self._announced and not sight.has_heard_of(networks)
+        reason = "its canaries have not answered yet" if is_new else sight.judge(networks, self._clock_off(), now)
+        self._blind[point.pk] = reason
+        self._metrics.blind.labels(point.name).set(bool(reason))
+        if not is_new and self._announced.get(point.pk) is not bool(reason):
+            self._announced[point.pk] = bool(reason)
+            self._teller.submit(self._tell_sight, point, reason)
 
-    @staticmethod
-    def _tell_sight(point_id: int, sight: Sight, reason: str) -> None:
+    def _clock_off(self) -> float:
+        """This clock less the database's: as it was measured last, and what the clock has jumped since."""
+        jumped = time.time() - time.monotonic() - self._clock_base if self._clock_base else 0.0
+        return self._picture.clock_off_seconds + jumped
+
+    def _tell_sight(self, point: VantagePoint, reason: str) -> None:
         """No sweep would find this later: what could not be stored is announced again with the next probe."""
         try:
             close_old_connections()
-            _store_sight(point_id, reason)
+            _store_sight(point.pk, min(self._shards[point.name]), reason)
         except Exception:
-            logger.exception("the sight of vantage point %s could not be stored", point_id)
-            sight.announced = None
+            logger.exception("the sight of vantage point %s could not be stored", point)
+            self._announced.pop(point.pk, None)
+
+    # --- recording --------------------------------------------------------------------------------------------------
 
     async def _keep_recording(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            rows, self._rows = self._rows, deque(maxlen=KEPT_ROWS)
+            rows, self._rows = list(self._rows), deque(maxlen=KEPT_ROWS)
             bad, self._bad_services = self._bad_services, set()
-            if not rows:
-                continue
-            try:
-                await self._in_thread(_record, list(rows), self._not_noted_lately(rows))
-            except Error:
-                logger.warning("%s samples wait for Postgres", len(rows))
-                rows.extend(self._rows)
-                self._rows = rows
-                self._bad_services |= bad
+            if rows and not await self._is_recorded(rows):
+                self._put_aside(rows)
                 await asyncio.sleep(1)
                 continue
             if bad:
                 self._teller.submit(self._tell, self._on_bad, bad)
+            if rows:
+                await self._back_fill()
+
+    async def _is_recorded(self, rows: list[samples.Row]) -> bool:
+        """Tried twice, since a connection that was cut is new at the second time."""
+        for _ in range(2):
+            writing = asyncio.ensure_future(self._in_thread(_record, rows, self._not_noted_lately(rows)))
+            try:
+                while not (await asyncio.wait({writing}, timeout=PATIENCE_SECONDS))[0]:
+                    # Postgres hangs. What comes in meanwhile is safer on disk.
+                    waiting, self._rows = list(self._rows), deque(maxlen=KEPT_ROWS)
+                    self._put_aside(waiting)
+                writing.result()
+            except Error:
+                continue
+            self._metrics.recorded.labels("no").inc(len(rows))
+            return True
+        return False
+
+    def _put_aside(self, rows: list[samples.Row]) -> None:
+        logger.warning("%s samples wait for Postgres on disk", len(rows))
+        try:
+            self._spool.append(rows)
+        except OSError:
+            logger.exception("the spool can't be written: samples wait in memory")
+            self._rows.extendleft(reversed(rows))
+
+    async def _back_fill(self) -> None:
+        """One file of the spool at a time, so that what is fresh never waits long for what is old."""
+        try:
+            found = self._spool.oldest()
+            if found:
+                path, rows = found
+                await self._in_thread(_back_fill, rows)
+                self._spool.remove(path)
+                self._metrics.recorded.labels("yes").inc(len(rows))
+                logger.info("%s samples of %s were back-filled", len(rows), path.name)
+        except (Error, OSError):
+            logger.exception("the spool could not be back-filled")
 
     def _not_noted_lately(self, rows: Iterable[samples.Row]) -> set[int]:
         now = time.monotonic()
@@ -354,65 +431,32 @@ def _record(rows: list[samples.Row], probing: set[int]) -> None:
         VantagePoint.objects.filter(pk__in=probing).update(last_probe_at=datetime.now(UTC))
 
 
-def _from_source(probe: Probe, address: str) -> Probe:
-    return replace(probe, source_address=address)
+def _back_fill(rows: list[samples.Row]) -> None:
+    samples.write(rows)
+    if rows:
+        slots = [row.slot_at for row in rows]
+        rollups.count_again(min(slots), max(slots), datetime.now(UTC))
 
 
-def _load(names: list[str]) -> tuple[list[VantagePoint], dict[int, int], list[Watched]]:
-    """The vantage points that this worker serves, the rank of each among all that probe, and every target."""
-    probing = list(VantagePoint.objects.exclude(state=VantagePoint.State.OFF).order_by("name"))
-    ranks = {point.pk: rank for rank, point in enumerate(probing)}
-    targets = Target.objects.live().select_related("domain__service")
-    return (
-        [point for point in probing if point.name in names],
-        ranks,
-        [watched for target in targets if (watched := _watched(target))],
-    )
-
-
-def _watched(target: Target) -> Watched | None:
-    """None for a domain whose owner has not proved it: no probe before the proof."""
-    domain = target.domain
-    if domain is None:
-        return Watched(
-            target.pk, target.role,
-            Probe(
-                target.hostname, target.address, target.port, target.probe_path or "/",
-                timeout_seconds=OWN_TIMEOUT_SECONDS, allow_private=settings.PROBE_ALLOW_PRIVATE,
-            ),
-            settings.PROBE_OWN_INTERVAL_SECONDS, None, None, None,
-        )  # fmt: skip
-    if domain.verified_at is None:
-        return None
-    service = domain.service
-    probe = Probe(
-        host=domain.hostname,
-        address=target.address,
-        port=target.port,
-        path=target.probe_path or service.probe_path,
-        method=service.probe_method,
-        expected=statuses.parse(service.expected_statuses),
-        body_marker=service.body_marker.encode(),
-        timeout_seconds=float(service.timeout_seconds),
-        allow_private=settings.PROBE_ALLOW_PRIVATE,
-    )
-    return Watched(
-        target.pk, target.role, probe, service.interval_seconds, domain.pk, service.pk, service.customer_id
-    )  # fmt: skip
-
-
-def _store_sight(point_id: int, reason: str) -> None:
+def _store_sight(point_id: int, shard: int, reason: str) -> None:
+    """A vantage point is blind while one of its shards is."""
     with transaction.atomic():
         point = VantagePoint.objects.select_for_update().get(pk=point_id)
-        if bool(reason) == bool(point.blind_since):
+        was_blind = point.blind_since is not None
+        shards = {number: why for number, why in point.blind_shards.items() if int(number) < point.shards}
+        shards.pop(str(shard), None)
+        if reason:
+            shards[str(shard)] = reason
+        said = next(iter(shards.values()), "")[:300]
+        point.blind_shards, point.blind_reason = shards, said
+        point.blind_since = (point.blind_since or datetime.now(UTC)) if said else None
+        point.save(update_fields=["blind_shards", "blind_since", "blind_reason"])
+        if bool(said) == was_blind:
             return
-        logger.warning("vantage point %s %s", point.name, f"is blind: {reason}" if reason else "sees again")
-        point.blind_since = (point.blind_since or datetime.now(UTC)) if reason else None
-        point.blind_reason = reason[:300]
-        point.save(update_fields=["blind_since", "blind_reason"])
+        logger.warning("vantage point %s %s", point.name, f"is blind: {said}" if said else "sees again")
         kind, summary = (
-            ("vantage_point.blind", f"{point.name} is blind: {reason}")
-            if reason
+            ("vantage_point.blind", f"{point.name} is blind: {said}")
+            if said
             else ("vantage_point.sees", f"{point.name} sees again")
         )
         Event.record(kind, point, summary, customer_id=None)

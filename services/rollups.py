@@ -88,6 +88,20 @@ def roll_up(now: datetime) -> int:
     return written
 
 
+def count_again(first: datetime, last: datetime, now: datetime) -> None:
+    """Count the complete minutes from `first` to `last` again, since samples of theirs came late.
+
+    What lies between them and the newest counted minute is counted too: `roll_up` only goes on from the newest.
+    """
+    until = now.astimezone(UTC).replace(second=0, microsecond=0)
+    start, end = first.astimezone(UTC).replace(second=0, microsecond=0), min(last + MINUTE, until)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [MINUTES_LOCK])
+        newest = _one(cursor, "SELECT max(minute_at) FROM sample_minutes WHERE minute_at < %s", until)
+        start = min(start, newest + MINUTE) if newest else start
+        cursor.execute(_ROLL_UP, {"start": start, "end": end.replace(second=0, microsecond=0)})
+
+
 def _span(cursor: object, until: datetime) -> tuple[datetime, datetime] | None:
     """The minutes to count now. Times without any sample are leapt over."""
     newest = _one(cursor, "SELECT max(minute_at) FROM sample_minutes WHERE minute_at < %s", until)

@@ -36,16 +36,20 @@ class Row:
     first_byte_ms: float | None
     total_ms: float | None
     certificate_expires_at: datetime | None
+    certificate_issuer: str
+    protocol: str
     remote_address: str | None
     reason: str
     is_blind: bool
+    is_late: bool = False
+    in_maintenance: bool = False
 
 
 COLUMNS = ", ".join(field.name for field in fields(Row))
 # COPY's binary form takes each column's type from us: twice as fast as text, and as strict.
 _TYPES = (
     "timestamptz", "int8", "int8", "int2", "timestamptz", "int8", "int8", "varchar", "int2", "float8", "float8", "float8",
-    "float8", "float8", "timestamptz", "inet", "text", "bool",
+    "float8", "float8", "timestamptz", "varchar", "varchar", "inet", "text", "bool", "bool", "bool",
 )  # fmt: skip
 _values = attrgetter(*(field.name for field in fields(Row)))
 _NAMES = [field.name for field in fields(Row)]

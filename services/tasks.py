@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from services import partitions, rollups
-from services.models import VantagePoint
+from services import facets, partitions, rollups, schedule
+from services.models import VantagePoint, queue_of
 from services.prober import Prober
 
 logger = logging.getLogger(__name__)
@@ -19,14 +19,10 @@ KEEP_PROBING_SECONDS = 5.0
 _prober: Prober | None = None
 
 
-def queue_of(vantage_point: str) -> str:
-    return f"probe.{vantage_point}"
-
-
-def start_prober(vantage_points: list[str], on_bad: Callable[[set[int]], None]) -> Prober:
-    """Make this process the prober of these vantage points; the roof calls it when a probe worker is ready."""
+def start_prober(posts: list[str], on_bad: Callable[[set[int]], None]) -> Prober:
+    """Make this process the prober of these posts (`NAME` or `NAME.SHARD`); the roof calls it when a worker is ready."""
     global _prober
-    _prober = Prober(vantage_points, on_bad=on_bad, on_first_bad=_ask_others(vantage_points))
+    _prober = Prober(posts, on_bad=on_bad, on_first_bad=_ask_others(posts))
     _prober.ensure_running()
     return _prober
 
@@ -37,10 +33,13 @@ def stop_prober() -> None:
 
 
 def _ask_others(own: list[str]) -> Callable[[int, float], None]:
+    ours = {f"probe.{post}" for post in own}
+
     def ask(domain_id: int, slot: float) -> None:
-        others = VantagePoint.objects.exclude(state=VantagePoint.State.OFF).exclude(name__in=own)
-        for name in others.values_list("name", flat=True):
-            confirm.apply_async((domain_id, slot), queue=queue_of(name), expires=KEEP_PROBING_SECONDS)
+        for point in VantagePoint.objects.exclude(state=VantagePoint.State.OFF):
+            queue = queue_of(point.name, schedule.shard_of(domain_id, point.shards))
+            if queue not in ours:
+                confirm.apply_async((domain_id, slot), queue=queue, expires=KEEP_PROBING_SECONDS)
 
     return ask
 
@@ -48,9 +47,10 @@ def _ask_others(own: list[str]) -> Callable[[int, float], None]:
 @shared_task(name="services.keep_probing")
 def keep_probing() -> None:
     """Wake the prober of every vantage point that is not off."""
-    names = VantagePoint.objects.exclude(state=VantagePoint.State.OFF).values_list("name", flat=True)
-    for name in names:
-        probe.apply_async(queue=queue_of(name), expires=KEEP_PROBING_SECONDS)
+    facets.keep()
+    for point in VantagePoint.objects.exclude(state=VantagePoint.State.OFF):
+        for queue in point.queues:
+            probe.apply_async(queue=queue, expires=KEEP_PROBING_SECONDS)
 
 
 @shared_task(name="services.probe")

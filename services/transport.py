@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import select
 import socket
 import time
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +24,10 @@ import certifi
 import pycurl
 from django.conf import settings
 
+from services import lookup
 from services.addresses import Addresses
-from services.probe import BODY_LIMIT_BYTES, Fault, Probe, Reply
+from services.budget import Buckets
+from services.probe import BODY_LIMIT_BYTES, Family, Fault, Probe, Reply
 from tranche_site.floor import egress
 
 _DNS = {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY}
@@ -32,8 +37,18 @@ _TLS = {
 }  # fmt: skip
 _OURS = {
     pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ENGINE_NOTFOUND, pycurl.E_SSL_ENGINE_INITFAILED, pycurl.E_OUT_OF_MEMORY,
-    pycurl.E_INTERFACE_FAILED, pycurl.E_FAILED_INIT, pycurl.E_URL_MALFORMAT,
+    pycurl.E_INTERFACE_FAILED, pycurl.E_FAILED_INIT,
 }  # fmt: skip
+
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""What our own machine says when it has no descriptor, memory or port left for a connection."""
+_NO_WAY = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES}
+)
+STALL_SECONDS = 1.0
+"""A loop that comes late by this much stood still (stopped, starved): what timed out meanwhile says nothing."""
+_PULSE_SECONDS = 0.25
 
 
 def trusted_authorities() -> str:
@@ -54,7 +69,8 @@ class _Handover(socket.socket):
     """libcurl works on a duplicate that it takes at once; the original goes without a warning that it was left open."""
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(AttributeError):  # it was never opened
+            self.close()
 
 
 _WANTED = {
@@ -72,6 +88,7 @@ class _Kind(NamedTuple):
     ca_file: str
     source_address: str
     method: str
+    headers: tuple[str, ...]
 
 
 class _Easy:
@@ -80,9 +97,12 @@ class _Easy:
     def __init__(self, kind: _Kind) -> None:
         self.kind = kind
         self.body = bytearray()
+        self.trouble = ""
         self._probe: Probe | None = None
         self.handle = c = pycurl.Curl()
-        c.setopt(pycurl.HTTPHEADER, ["Accept: */*", "Accept-Encoding: identity", "Cache-Control: no-cache"])
+        c.setopt(
+            pycurl.HTTPHEADER, ["Accept: */*", "Accept-Encoding: identity", "Cache-Control: no-cache", *kind.headers]
+        )
         c.setopt(pycurl.USERAGENT, settings.PROBE_USER_AGENT)
         c.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         c.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -103,7 +123,7 @@ class _Easy:
         c.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
     def aim(self, probe: Probe, address: str, timeout_ms: int) -> None:
-        self._probe, self.body = probe, bytearray()
+        self._probe, self.body, self.trouble = probe, bytearray(), ""
         literal = f"[{address}]" if ":" in address else address
         self.handle.setopt(pycurl.URL, f"https://{probe.host}{probe.path}")
         self.handle.setopt(pycurl.CONNECT_TO, [f"{probe.host}:443:{literal}:{probe.port}"])
@@ -118,7 +138,11 @@ class _Easy:
         family, kind, protocol, peer = where
         if self._probe is None or _refusal(self._probe, peer[0], peer[1]):
             return int(pycurl.SOCKET_BAD)
-        return _Handover(family, kind, protocol)
+        try:
+            return _Handover(family, kind, protocol)
+        except OSError as error:
+            self.trouble = f"no socket could be opened: {error.strerror}"
+            return int(pycurl.SOCKET_BAD)
 
 
 def _refusal(probe: Probe, address: str, port: int) -> str | None:
@@ -126,15 +150,23 @@ def _refusal(probe: Probe, address: str, port: int) -> str | None:
 
 
 class Transport:
-    """One multi handle on the running event loop. `send` never raises: what goes wrong is in the reply."""
+    """One multi handle on the running event loop. `send` never raises: what goes wrong is in the reply.
 
-    def __init__(self, in_flight: int, ca_file: str = "") -> None:
+    `is_capped`: one host, and one address outside the known CDNs, are asked only so often from one vantage point.
+    """
+
+    def __init__(self, in_flight: int, ca_file: str = "", *, is_capped: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(in_flight)
         self._addresses = Addresses()
         self._ca_file = ca_file or trusted_authorities()
         self._idle: dict[_Kind, list[_Easy]] = defaultdict(list)
         self._closed = False
+        self._host_caps: Buckets[tuple[str, str, str]] = Buckets(settings.PROBE_MOST_PER_HOST if is_capped else 0)
+        self._address_caps: Buckets[tuple[str, str]] = Buckets(settings.PROBE_MOST_PER_ADDRESS if is_capped else 0)
+        self._pulse_at = self._stalled_at = time.monotonic()
+        self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
+        self.in_flight = 0
         self._waiting: dict[pycurl.Curl, asyncio.Future[tuple[int, str]]] = {}
         self._watched: set[int] = set()
         # An epoll of our own, itself one descriptor of the loop's: a probe turns its socket's wishes some four times, and
@@ -148,26 +180,68 @@ class Transport:
 
     async def send(self, probe: Probe) -> Reply:
         async with self._slots:
-            at, began = datetime.now(UTC), time.monotonic()
-            resolved = await self._addresses.find(probe.address, probe.timeout_seconds)
-            dns_ms = (time.monotonic() - began) * 1000
-            if resolved.problem:
-                return Reply(at, fault=Fault.DNS, fault_text=resolved.problem, dns_ms=dns_ms, total_ms=dns_ms)
-            # One bad address among several is enough: a mixed answer is how a rebinding attack begins.
-            for address in resolved.addresses:
-                if reason := _refusal(probe, address, probe.port):
-                    return Reply(at, fault=Fault.OURS, fault_text=f"egress guard: {reason}", dns_ms=dns_ms)
-            usable = [address for address in resolved.addresses if _can_leave_from(probe.source_address, address)]
-            if not usable:
-                text = f"{probe.address} has no address of the family of {probe.source_address}"
-                return Reply(at, fault=Fault.OURS, fault_text=text, dns_ms=dns_ms)
+            self.in_flight += 1
             try:
-                return await self._exchange(probe, usable[0], at, dns_ms)
-            except (pycurl.error, OSError, ValueError) as error:
-                return Reply(at, fault=Fault.OURS, fault_text=f"the probe could not start: {error}", dns_ms=dns_ms)
+                return await self._send(probe)
+            finally:
+                self.in_flight -= 1
+
+    async def _send(self, probe: Probe) -> Reply:
+        at, began = datetime.now(UTC), time.monotonic()
+        # A probe that leaves from one address can use no other family than its own.
+        here = _family_of(probe.source_address) if probe.source_address else probe.family
+        if probe.family and here is not probe.family:
+            text = f"{probe.source_address} is no address to probe from over IPv{probe.family:d}"
+            return Reply(at, fault=Fault.UNTRIED, fault_text=text)
+        resolved = await self._addresses.find(probe.address, here, probe.timeout_seconds)
+        dns_ms = (time.monotonic() - began) * 1000
+        if resolved.problem:
+            # A vantage point whose address is of the other family can't use what there is.
+            is_unusable = resolved.lacks_family and probe.source_address and not probe.family
+            fault = Fault.UNTRIED if resolved.is_ours or is_unusable else Fault.DNS
+            if self._stood_still_since(began):
+                fault = Fault.OURS
+            return Reply(at, fault=fault, fault_text=resolved.problem, dns_ms=dns_ms, total_ms=dns_ms)
+        # One bad address among several is enough: a mixed answer is how a rebinding attack begins.
+        for address in resolved.addresses:
+            if reason := _refusal(probe, address, probe.port):
+                return Reply(at, fault=Fault.UNTRIED, fault_text=f"egress guard: {reason}", dns_ms=dns_ms)
+        address = resolved.addresses[0]
+        if reason := self._cap(probe, address):
+            return Reply(at, fault=Fault.UNTRIED, fault_text=reason, dns_ms=dns_ms)
+        try:
+            reply = await self._exchange(probe, address, at, dns_ms)
+        except (pycurl.error, OSError, ValueError) as error:
+            fault = Fault.OURS if isinstance(error, OSError) else Fault.UNTRIED
+            return Reply(at, fault=fault, fault_text=f"the probe could not start: {error}", dns_ms=dns_ms)
+        if reply.fault is Fault.TIMEOUT and self._stood_still_since(began):
+            return replace(reply, fault=Fault.OURS, fault_text=f"the prober stood still: {reply.fault_text}")
+        return reply
+
+    def _cap(self, probe: Probe, address: str) -> str:
+        """Why this probe would be one too many, or "". Nobody can have us flood an address, its owner neither."""
+        now = time.monotonic()
+        if not probe.is_on_known_cdn and not self._address_caps.take((probe.source_address, address), now):
+            return f"{address} is asked {self._address_caps.rate:g} times a second already, for all hosts together"
+        if not self._host_caps.take((probe.source_address, address, probe.host), now):
+            return f"{address} is asked {self._host_caps.rate:g} times a second for {probe.host} already"
+        return ""
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._pulse_at > _PULSE_SECONDS + STALL_SECONDS:
+            self._stalled_at = now
+        self._pulse_at = now
+        self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
+
+    def _stood_still_since(self, began: float) -> bool:
+        """Whether the loop stood still at some moment since: until its next beat it is the clock that tells."""
+        return self._stalled_at > began or time.monotonic() - self._pulse_at > _PULSE_SECONDS + STALL_SECONDS
 
     def close(self) -> None:
         self._closed = True
+        self._pulse.cancel()
+        self._addresses.close()
         for handle, waiter in list(self._waiting.items()):
             with contextlib.suppress(pycurl.error):
                 self._multi.remove_handle(handle)
@@ -191,7 +265,7 @@ class Transport:
             easy.aim(probe, address, max(int(probe.timeout_seconds * 1000 - dns_ms), 1))
             self._multi.add_handle(easy.handle)
             code, text = await waiter
-            reply = _reply(easy.handle, code, text, at, dns_ms, bytes(easy.body))
+            reply = _reply(easy, code, text, at, dns_ms, address)
             is_whole = True
             return reply
         finally:
@@ -205,7 +279,7 @@ class Transport:
 
     def _easy(self, probe: Probe) -> _Easy:
         """A handle for this kind of probe, used before if there is one: setting up a new one costs as much as its answer."""
-        kind = _Kind(probe.ca_file or self._ca_file, probe.source_address, probe.method)
+        kind = _Kind(probe.ca_file or self._ca_file, probe.source_address, probe.method, probe.headers)
         idle = self._idle[kind]
         return idle.pop() if idle else _Easy(kind)
 
@@ -259,11 +333,12 @@ class Transport:
             waiter.set_result((code, text))
 
 
-def _can_leave_from(source_address: str, address: str) -> bool:
-    return not source_address or (":" in source_address) == (":" in address)
+def _family_of(address: str) -> Family:
+    return Family.IPV6 if ":" in address else Family.IPV4
 
 
-def _reply(handle: pycurl.Curl, code: int, text: str, at: datetime, dns_ms: float, body: bytes) -> Reply:
+def _reply(easy: _Easy, code: int, text: str, at: datetime, dns_ms: float, address: str) -> Reply:
+    handle, body = easy.handle, bytes(easy.body)
     connect = handle.getinfo(pycurl.CONNECT_TIME) * 1000
     tls = handle.getinfo(pycurl.APPCONNECT_TIME) * 1000
     first_byte = handle.getinfo(pycurl.STARTTRANSFER_TIME) * 1000
@@ -272,6 +347,9 @@ def _reply(handle: pycurl.Curl, code: int, text: str, at: datetime, dns_ms: floa
     if code == pycurl.E_WRITE_ERROR and len(body) >= BODY_LIMIT_BYTES:
         code = 0  # we stopped reading; the response itself is fine
     fault, fault_text = _fault(code, text, connect, tls) if code else (None, "")
+    if fault is Fault.CONNECT and not connect:
+        fault, fault_text = _blame(easy, fault_text, address)
+    expires_at, issuer = _certificate(handle) if tls or code in _TLS else (None, "")
     return Reply(
         at=at,
         status=None if fault else status,
@@ -283,9 +361,25 @@ def _reply(handle: pycurl.Curl, code: int, text: str, at: datetime, dns_ms: floa
         tls_ms=tls - connect if tls else None,
         first_byte_ms=first_byte - tls if tls and first_byte else None,
         total_ms=dns_ms + total,
-        certificate_expires_at=_expiry(handle) if tls or code in _TLS else None,
+        certificate_expires_at=expires_at,
+        certificate_issuer=issuer,
+        protocol=_PROTOCOLS.get(handle.getinfo(pycurl.INFO_HTTP_VERSION), "") if status else "",
         remote_address=handle.getinfo(pycurl.PRIMARY_IP) or None,
     )
+
+
+_PROTOCOLS = {pycurl.CURL_HTTP_VERSION_1_0: "HTTP/1.0", pycurl.CURL_HTTP_VERSION_1_1: "HTTP/1.1"}
+
+
+def _blame(easy: _Easy, text: str, address: str) -> tuple[Fault, str]:
+    """Whose fault it is that there is no connection. "No route" is not the target's only if the route is missing here:
+    a router far away says the same of a CDN's withdrawn prefix."""
+    number = easy.handle.getinfo(pycurl.OS_ERRNO)
+    if easy.trouble or number in _EXHAUSTED:
+        return Fault.OURS, f"the prober's own trouble: {easy.trouble or os.strerror(number)}"
+    if number in _NO_WAY and not lookup.has_route(address):
+        return Fault.UNTRIED, f"there is no route from here to {address}"
+    return Fault.CONNECT, text
 
 
 def _fault(code: int, text: str, connect_ms: float, tls_ms: float) -> tuple[Fault, str]:
@@ -298,18 +392,23 @@ def _fault(code: int, text: str, connect_ms: float, tls_ms: float) -> tuple[Faul
         return Fault.DNS, said
     if code in _TLS:
         return Fault.TLS, said
+    if code == pycurl.E_URL_MALFORMAT:
+        return Fault.UNTRIED, f"the request can't be written: {said}"
     if code in _OURS:
         return Fault.OURS, f"the prober's own trouble: {said}"
     return Fault.CONNECT, said
 
 
-def _expiry(handle: pycurl.Curl) -> datetime | None:
-    """When the leaf certificate expires; libcurl lists the leaf first."""
+def _certificate(handle: pycurl.Curl) -> tuple[datetime | None, str]:
+    """When the leaf certificate expires, and who issued it; libcurl lists the leaf first."""
+    expires_at, issuer = None, ""
     for certificate in handle.getinfo(pycurl.INFO_CERTINFO)[:1]:
         for key, value in certificate:
-            if key.lower() == "expire date":
-                return _parsed(value)
-    return None
+            if key == "Expire date":
+                expires_at = _parsed(value)
+            elif key == "Issuer":
+                issuer = value[:200]
+    return expires_at, issuer
 
 
 @lru_cache(maxsize=4096)

@@ -63,6 +63,7 @@ class FindingKind(StrEnum):
     CERTIFICATE = "certificate"
     ALWAYS_FAILING = "always_failing"
     NO_SAMPLES = "no_samples"
+    ONE_FAMILY = "one_family"
 
 
 class Action(StrEnum):
@@ -91,6 +92,7 @@ class Policy:
     holdoff_seconds: int = 600
     holdoff_max_seconds: int = 3600
     interval_seconds: int = 10
+    minimum_certificate_days: int = 14
 
     def is_bad(self, outcome: str) -> bool:
         """Whether `outcome` counts against availability under this kind."""
@@ -154,6 +156,11 @@ class PathView:
     """Whether a quorum that votes DOWN saw it fail just now, not only some time within the window."""
     good_since: datetime | None = None
     """When a quorum of every region had begun a good run of `closing_samples`; None while it has not."""
+    certificate_expires_at: datetime | None = None
+    culprits: tuple[int, ...] = ()
+    """The targets whose samples make this verdict: the path itself, or a facet of it. Empty: the path itself."""
+    one_family: str = ""
+    """What one of IPv4 and IPv6 fails of, while the other is well."""
 
     @property
     def availability(self) -> float | None:
@@ -279,6 +286,23 @@ def view(
     )
 
 
+def combined(path: PathView, uncacheable: PathView | None, ipv6: PathView | None) -> PathView:
+    """One verdict on a path out of those on its facets.
+
+    What asks past the cache counts as much as what asks the cache: the worse of both is the path's verdict. Of the two
+    families both must fail: a fault of one alone is a finding, and takes no more than the UP of a path whose IPv4 fails.
+    """
+    whole = _worse(path, uncacheable) if uncacheable else path
+    if ipv6 is None:
+        return whole
+    if whole.verdict is Verdict.DOWN and ipv6.verdict is Verdict.UP:
+        reason = f"IPv4 alone fails: {whole.reason}"
+        return replace(whole, verdict=Verdict.DEGRADED, reason=reason, down_regions=(), one_family=reason)
+    if ipv6.verdict is Verdict.DOWN and whole.verdict is not Verdict.DOWN:
+        return replace(whole, one_family=f"IPv6 alone fails: {ipv6.reason}")
+    return whole
+
+
 def attribute(domain: DomainView) -> tuple[Attribution, str]:
     """Whose fault it is, from the verdicts of all paths and the witness together."""
     primary, witness = domain.primary, domain.witness
@@ -318,7 +342,7 @@ def decide(
 ) -> Decision:
     """The next transition of one service's storm. `current` is not closed yet; `previous` is the newest closed one."""
     attributed = [(domain, *attribute(domain)) for domain in domains]
-    found = tuple(_findings(policy, attributed))
+    found = tuple(_findings(policy, attributed, now))
     failing = [(domain, attribution, why) for domain, attribution, why in attributed if attribution in STORMS]
 
     if failing:
@@ -435,6 +459,38 @@ def _good(
     return Decision(Action.CLOSE, f"quiet until {last} had passed", findings=found)
 
 
+_BY_SEVERITY = (Verdict.UP, Verdict.UNKNOWN, Verdict.DEGRADED, Verdict.DOWN)
+
+
+def _worse(path: PathView, facet: PathView) -> PathView:
+    worst = max(path, facet, key=lambda view: _BY_SEVERITY.index(view.verdict))
+    alike = [view for view in (path, facet) if view.verdict is worst.verdict]
+    proven = [view.proven_at for view in (path, facet)]
+    good = [view.good_since for view in (path, facet)]
+    return replace(
+        worst,
+        target=path.target,
+        reason=worst.reason if worst is path else f"past the cache: {worst.reason}",
+        votes={name: max(ballots, key=_BY_SEVERITY.index) for name, ballots in _ballots(alike).items()},
+        down_regions=tuple(sorted({region for view in alike for region in view.down_regions})),
+        blocked_votes=max(path.blocked_votes, facet.blocked_votes),
+        bad_since=min((view.bad_since for view in alike if view.bad_since), default=None),
+        proven_at=None if None in proven else min(at for at in proven if at),
+        is_failing=any(view.is_failing for view in alike),
+        good_since=None if None in good else max(at for at in good if at),
+        certificate_expires_at=path.certificate_expires_at,
+        culprits=tuple(view.target for view in alike),
+    )
+
+
+def _ballots(views: Iterable[PathView]) -> dict[str, list[Verdict]]:
+    cast: dict[str, list[Verdict]] = {}
+    for view in views:
+        for name, ballot in view.votes.items():
+            cast.setdefault(name, []).append(ballot)
+    return cast
+
+
 def _region_verdict(points: list[VantagePoint], votes: Mapping[str, Verdict], policy: Policy) -> Verdict:
     needed = quorum(len(points))
     down = [point for point in points if votes[point.name] is Verdict.DOWN]
@@ -534,7 +590,9 @@ def _path_reason(
     return text
 
 
-def _findings(policy: Policy, attributed: Sequence[tuple[DomainView, Attribution, str]]) -> Iterable[Finding]:
+def _findings(
+    policy: Policy, attributed: Sequence[tuple[DomainView, Attribution, str]], now: datetime
+) -> Iterable[Finding]:
     for domain, attribution, why in attributed:
         if attribution is Attribution.ORIGIN_FAULT:
             yield Finding(FindingKind.ORIGIN_FAULT, domain.primary.target, f"{domain.primary.reason}; {why}")
@@ -545,3 +603,17 @@ def _findings(policy: Policy, attributed: Sequence[tuple[DomainView, Attribution
             if path.blocked_votes >= max(policy.min_vantages, 1):
                 reason = f"{path.blocked_votes} vantage points are answered 403, 429 or a challenge"
                 yield Finding(FindingKind.BLOCKED, path.target, reason)
+            if path.one_family:
+                yield Finding(FindingKind.ONE_FAMILY, path.target, path.one_family)
+            if reason := _about_to_lapse(policy, path, now):
+                yield Finding(FindingKind.CERTIFICATE, path.target, reason)
+
+
+def _about_to_lapse(policy: Policy, path: PathView, now: datetime) -> str:
+    """A backup can lose its certificate while nobody uses it: every path's is looked at, always."""
+    expiry = path.certificate_expires_at
+    if expiry is None or expiry - now >= timedelta(days=policy.minimum_certificate_days):
+        return ""
+    if expiry <= now:
+        return f"the certificate expired on {expiry:%Y-%m-%d}"
+    return f"the certificate expires on {expiry:%Y-%m-%d}, in less than {policy.minimum_certificate_days} days"

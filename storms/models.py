@@ -160,6 +160,7 @@ class StormPolicy(models.Model):
             min_vantages=self.min_vantages,
             minimum_seconds=self.minimum_seconds,
             closing_samples=self.closing_samples,
+            minimum_certificate_days=self.service.minimum_certificate_days,
             holdoff_seconds=self.holdoff_seconds,
             holdoff_max_seconds=self.holdoff_max_seconds,
             interval_seconds=self.service.interval_seconds,

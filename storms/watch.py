@@ -54,6 +54,7 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
         policies = _policies(service_ids)
         views = _views(policies, _own_sites() if service_ids is None else [], points, seen, now)
         before = {verdict.target_id: verdict for verdict in PathVerdict.objects.filter(target__in=_shown(views))}
+        views = _combined(policies, _with_certificates(views, seen, before))
         storms = _storms(policies)
         spans = MaintenanceWindow.spans(now, START_LOOKBACK, service_ids)
         # Storms of TLS and DNS open only where no storm of availability is open, so that one is decided first.
@@ -102,7 +103,7 @@ def _policies(service_ids: Collection[int] | None) -> list[StormPolicy]:
     policies = StormPolicy.objects.live().select_related("service")
     if service_ids is not None:
         policies = policies.filter(service__in=service_ids)
-    targets = Target.objects.filter(enabled=True, role__in=Target.DOMAIN_ROLES).select_related("cdn")
+    targets = Target.objects.filter(enabled=True, role__in=Target.WATCHED_ROLES).select_related("cdn")
     domains = ServiceDomain.objects.verified().prefetch_related(Prefetch("targets", targets, to_attr="probed"))
     return list(policies.prefetch_related(Prefetch("service__domains", domains, to_attr="watched")).order_by("id"))
 
@@ -142,6 +143,38 @@ def _views(
         home = homes.get(key.target_id)
         views[key] = view(key, replace(own, interval_seconds=home.interval_seconds) if home else own)
     return views
+
+
+def _with_certificates(
+    views: dict[windows.Key, PathView], seen: dict[windows.Key, windows.Seen], before: dict[int, PathVerdict]
+) -> dict[windows.Key, PathView]:
+    """A path that fails before its certificate is shown keeps the one that was seen last."""
+    found = {}
+    for key, view in views.items():
+        there, old = seen.get(key), before.get(key.target_id)
+        expiry = (there.certificate_expires_at if there else None) or (old.certificate_expires_at if old else None)
+        found[key] = replace(view, certificate_expires_at=expiry)
+    return found
+
+
+def _combined(policies: Iterable[StormPolicy], views: dict[windows.Key, PathView]) -> dict[windows.Key, PathView]:
+    """Each path's verdict out of its own view and those of its facets, which stay as they are beside it."""
+    found = dict(views)
+    for policy in policies:
+        for domain in policy.service.watched:  # type: ignore[attr-defined]
+            facets: dict[int, dict[str, int]] = defaultdict(dict)
+            for target in domain.probed:
+                if target.facet_of_id:
+                    facets[target.facet_of_id][target.facet] = target.pk
+            for path, of_path in facets.items():
+                for policy_id in (policy.pk, None):
+                    key = windows.Key(policy_id, path)
+                    if key in views:
+                        parts = {facet: views.get(windows.Key(policy_id, pk)) for facet, pk in of_path.items()}
+                        found[key] = detector.combined(
+                            views[key], parts.get(Target.Facet.UNCACHEABLE), parts.get(Target.Facet.IPV6)
+                        )
+    return found
 
 
 def _homes(policies: Iterable[StormPolicy]) -> dict[int, Service]:
@@ -305,19 +338,20 @@ def _start(
         rows = (
             ProbeSample.objects.filter(
                 slot_at__gt=now - START_LOOKBACK,
-                target_id=domain.primary.target,
+                target_id__in=domain.primary.culprits or [domain.primary.target],
                 vantage_point_id__in=down,
                 at__lte=now,
+                is_blind=False,
+                is_late=False,
             )
             .exclude(outcome="unknown")
             .exclude(outcome__in=outcomes.SET_ASIDE)
-            .exclude(is_blind=True)
             .order_by("at")
-            .values_list("vantage_point_id", "at", "outcome")
+            .values_list("vantage_point_id", "target_id", "at", "outcome")
         )
         series: dict[str, list[tuple[datetime, bool]]] = defaultdict(list)
-        for point, at, outcome in rows:
-            series[str(point)].append((at, terms.is_bad(outcome)))
+        for point, target, at, outcome in rows:
+            series[f"{point} {target}"].append((at, terms.is_bad(outcome)))
         ends = (previous.ended_at if previous else None, decision.not_before.get(domain.primary.target))
         start = detector.storm_start(series, max((end for end in ends if end), default=None))
         if start:

@@ -74,7 +74,7 @@ WITH watched AS (
         AND x.slot_at > %(now)s - make_interval(secs =>
             greatest(w.window_seconds, (w.closing_samples + 2) * w.interval_seconds) + {SLACK_SECONDS})
         AND x.at <= %(now)s
-    WHERE x.outcome <> 'unknown'
+    WHERE x.outcome <> 'unknown' AND NOT x.is_late
     WINDOW pair AS (PARTITION BY w.policy_id, w.target_id, x.vantage_point_id)
 ), judged AS (
     SELECT *, NOT is_bad AND NOT is_set_aside AND NOT is_blind AS is_good,

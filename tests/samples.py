@@ -26,7 +26,8 @@ def record(
                 slot_at=instant, target_id=target.pk, vantage_point_id=point.pk, attempt=0, at=instant,
                 customer_id=target.customer_id, service_id=target.domain.service_id if target.domain else None,
                 outcome=outcome, status={"ok": 200, "http_5xx": 503}.get(outcome), dns_ms=1.0, connect_ms=2.0, tls_ms=3.0,
-                first_byte_ms=4.0, total_ms=5.0, certificate_expires_at=None, remote_address="127.0.0.1",
+                first_byte_ms=4.0, total_ms=5.0, certificate_expires_at=None, certificate_issuer="", protocol="HTTP/1.1",
+                remote_address="127.0.0.1",
                 reason="" if outcome == "ok" else f"{outcome}, as the test wants", is_blind=False,
             )
             for target in targets for point in points for instant in instants

@@ -50,7 +50,8 @@ def _row(probe: Probe, reply: Reply, number: int) -> samples.Row:
     slot = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
     return samples.Row(
         slot, 1, 1, 0, reply.at, 1, 1, verdict.outcome.value, reply.status, reply.dns_ms, reply.connect_ms,
-        reply.tls_ms, reply.first_byte_ms, reply.total_ms, reply.certificate_expires_at, reply.remote_address,
+        reply.tls_ms, reply.first_byte_ms, reply.total_ms, reply.certificate_expires_at, reply.certificate_issuer,
+        reply.protocol, reply.remote_address,
         verdict.reason, False,
     )  # fmt: skip
 

@@ -48,7 +48,8 @@ def _dump(first: int) -> bytes:
 def _row(n: int) -> samples.Row:
     at = START + timedelta(milliseconds=n)
     return samples.Row(
-        at, n % 20_000, 1, 0, at, 1, 1, "ok", 200, 1.25, 10.5, 20.25, 15.125, 47.5, at + timedelta(days=80), "192.0.2.1",
+        at, n % 20_000, 1, 0, at, 1, 1, "ok", 200, 1.25, 10.5, 20.25, 15.125, 47.5,
+        at + timedelta(days=80), "C = US, O = Test, CN = CA", "HTTP/1.1", "192.0.2.1",
         "", False,
     )  # fmt: skip
 

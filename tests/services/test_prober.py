@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -17,10 +19,11 @@ from django.utils import timezone
 
 from customers.models import Event
 from services import prober as prober_module
-from services import samples
+from services import samples, schedule, watched
 from services.models import ProbeSample, Service, Target, VantagePoint
 from services.prober import Prober
 from tests import factories
+from tests.servers import free_port
 from tests.services import tls
 from tests.services.tls import CANARY_HOST, HOST, OTHER_HOST, TlsSite, pki_fixture  # noqa: F401
 
@@ -78,7 +81,10 @@ class World:
         pairs = len(self.targets) * len(self.points)
         until(
             lambda: (
-                self.rows(outcome="ok", is_blind=False).values("target_id", "vantage_point_id").distinct().count()
+                self.rows(outcome="ok", is_blind=False, target_id__in=[t.pk for t in self.targets.values()])
+                .values("target_id", "vantage_point_id")
+                .distinct()
+                .count()
                 == pairs
             )
         )
@@ -105,13 +111,15 @@ def world(pki: Path, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPa
     settings.TRANCHE_HOME, settings.PROBE_EXTRA_CA_FILE = tmp_path, str(pki / "ca.pem")
     settings.PROBE_OWN_INTERVAL_SECONDS, settings.PROBE_BURST_SPACING_SECONDS = INTERVAL_SECONDS, 0.1
     monkeypatch.setattr(prober_module, "FLUSH_SECONDS", 0.05)
-    watched = prober_module._watched
+    made = watched._watched
 
-    def shortened(target: Target) -> prober_module.Watched | None:
+    def shortened(*arguments: Any) -> watched.Watched:
         """The loop itself knows no shortest interval; only customers may not choose less than a second."""
-        return (kept := watched(target)) and replace(kept, interval_seconds=INTERVAL_SECONDS)
+        return replace(made(*arguments), interval_seconds=INTERVAL_SECONDS)
 
-    monkeypatch.setattr(prober_module, "_watched", shortened)
+    monkeypatch.setattr(watched, "_watched", shortened)
+    settings.PROBE_SPOOL_DIR = tmp_path / "spool"
+    settings.PROBE_MOST_PER_HOST = settings.PROBE_MOST_PER_ADDRESS = 0  # all sites stand at one address
     with contextlib.ExitStack() as stack:
 
         def open_site() -> TlsSite:
@@ -164,7 +172,7 @@ def test_what_may_not_be_probed_never_is_and_changes_are_taken_up(world: World) 
     world.build(points=1)
     factories.vantage_point(name="elsewhere", source_address="127.0.2.99")
     off = factories.vantage_point(name="off", state=VantagePoint.State.OFF, source_address="127.0.2.98")
-    world.prober._names.append(off.name)
+    world.prober._shards[off.name].add(0)
     claim = factories.domain(service=world.service, hostname=OTHER_HOST, verified=False)
     site = world.open_site()
     target = factories.target(domain=claim, address=site.address, port=site.port)
@@ -189,7 +197,7 @@ def test_what_may_not_be_probed_never_is_and_changes_are_taken_up(world: World) 
     Target.objects.filter(pk=sleeper.pk).update(enabled=False)
     Service.objects.filter(pk=world.service.pk).update(deleted_at=timezone.now())
     world.prober.look_for_changes()
-    until(lambda: set(world.prober._targets) == {world.targets["canary"].pk})
+    until(lambda: set(world.prober._picture.targets) == {world.targets["canary"].pk})
     until(lambda: not world.prober._running)
     counts = [s.accepts for s in (site, asleep, *world.sites.values())]
     until(lambda: world.sites["canary"].accepts >= counts[-1] + 2)
@@ -247,7 +255,7 @@ def test_a_vantage_point_whose_canaries_fail_is_blind_until_they_answer(world: W
     until(lambda: VantagePoint.objects.filter(pk=point.pk, blind_since__isnull=False).exists())
     # The first bad sample sends shots at the canary too, so that blindness is known before a window fills.
     point.refresh_from_db()
-    assert "1 of 1 canaries" in point.blind_reason
+    assert "1 of 1 networks" in point.blind_reason
     until(lambda: world.rows("primary", is_blind=True, outcome="http_5xx").count() >= 2)
     assert [event.kind for event in Event.objects.filter(subject_id=point.pk)] == ["vantage_point.blind"]
 
@@ -277,11 +285,11 @@ def test_sight_that_could_not_be_stored_is_stored_later(world: World, monkeypatc
     world.build(points=1).start()
     store, failures = prober_module._store_sight, []
 
-    def fail_twice(point_id: int, reason: str) -> None:
+    def fail_twice(point_id: int, shard: int, reason: str) -> None:
         if len(failures) < 2:
             failures.append(reason)
             raise OperationalError("Postgres is away")
-        store(point_id, reason)
+        store(point_id, shard, reason)
 
     monkeypatch.setattr(prober_module, "_store_sight", fail_twice)
     world.sites["canary"].greet = tls.close_at_once
@@ -299,29 +307,69 @@ def test_before_its_canaries_have_answered_a_vantage_point_has_no_vote(world: Wo
     assert not VantagePoint.objects.filter(blind_since__isnull=False).exists()
 
 
-def test_samples_wait_in_memory_while_postgres_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_wait_on_disk_while_postgres_is_away_and_come_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.build(points=1).start()
-    write, tries = samples.write, []
+    write, is_away = samples.write, threading.Event()
+    is_away.set()
 
     def away(rows: Any) -> None:
-        tries.append(len(rows))
-        if len(tries) <= 2:
+        if is_away.is_set():
             raise OperationalError("the database system is shutting down")
         write(rows)
 
     world.break_with_500()
     monkeypatch.setattr(samples, "write", away)
-    monkeypatch.setattr(prober_module, "_load", _raise_operational_error)
+    monkeypatch.setattr(watched, "read", _raise_operational_error)
     world.prober.look_for_changes()
-    until(lambda: len(tries) >= 3)
-    monkeypatch.setattr(samples, "write", write)
-    assert tries[2] > tries[1] > tries[0], "later batches hold the earlier ones"
+    began = timezone.now()
+    until(lambda: "".join(p.read_text() for p in world.prober._spool._directory.glob("*")).count('"http_5xx"') >= 3)
+    assert not world.rows("primary", at__gt=began).exists() and not world.bad
+    is_away.clear()
     until(lambda: world.bad)
-    until(lambda: world.rows("primary", attempt=0, outcome="http_5xx").count() >= 3)
+    until(lambda: world.rows("primary", is_late=True, outcome="http_5xx").count() >= 3)
+    until(lambda: world.rows("primary", is_late=False, outcome="http_5xx").exists())
+    until(lambda: world.prober._spool.size_bytes == 0)
     world.assert_that_nothing_is_missing()
 
 
-def _raise_operational_error(names: list[str]) -> None:
+def test_samples_that_come_in_while_postgres_hangs_go_to_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.build(points=1).start()
+    monkeypatch.setattr(prober_module, "PATIENCE_SECONDS", 0.3)
+    write, wakes = samples.write, threading.Event()
+
+    def hang(rows: Any) -> None:
+        wakes.wait(10)
+        write(rows)
+
+    monkeypatch.setattr(samples, "write", hang)
+    until(lambda: world.prober._spool.size_bytes > 0)
+    wakes.set()
+    until(lambda: world.rows(is_late=True).exists() and world.prober._spool.size_bytes == 0)
+    world.assert_that_nothing_is_missing()
+
+
+def test_what_the_last_prober_left_on_disk_is_back_filled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.build(points=1).start()
+    write = samples.write
+
+    def refuse(rows: Any) -> None:
+        raise OperationalError("the database system is shutting down")
+
+    monkeypatch.setattr(samples, "write", refuse)
+    count = len(world.sites["primary"].requests)
+    until(lambda: len(world.sites["primary"].requests) >= count + 2)
+    world.prober.stop()
+    assert world.prober._spool.size_bytes > 0
+    monkeypatch.setattr(samples, "write", write)
+    world.prober = world.make_prober([point.name for point in world.points])
+    world.prober.ensure_running()
+    until(lambda: world.prober._spool.size_bytes == 0 and world.rows("primary", is_late=True).count() >= 2)
+    world.assert_that_nothing_is_missing()
+
+
+def _raise_operational_error(before: watched.Picture) -> watched.Picture:
     raise OperationalError("the database system is shutting down")
 
 
@@ -389,3 +437,172 @@ def test_the_last_samples_are_recorded_when_it_stops(world: World) -> None:
     world.prober.look_for_changes()
     world.prober.confirm(1, 0.0)
     world.prober.stop()
+
+
+# --- shards, clocks, bursts, marks ------------------------------------------------------------------------------------
+
+
+def test_two_shards_share_the_domains_and_both_look_at_the_canaries(world: World) -> None:
+    world.build(points=1)
+    (point,) = world.points
+    VantagePoint.objects.update(shards=2)
+    for n in range(8):
+        domain = factories.domain(service=world.service, hostname=f"d{n}.good.test")
+        site = world.sites["primary"]
+        factories.target(domain=domain, address=site.address, port=site.port)
+    first, second = world.make_prober([point.name]), world.make_prober([f"{point.name}.1"])
+    first.ensure_running()
+    second.ensure_running()
+    primaries = Target.objects.filter(role="primary")
+    shares = [{t.pk for t in primaries if schedule.shard_of(t.domain_id or 0, 2) == shard} for shard in (0, 1)]
+    assert all(shares)
+    seen = lambda: set(world.rows(is_blind=False, target_id__in=primaries).values_list("target_id", flat=True))  # noqa: E731
+    until(lambda: seen() >= shares[0] | shares[1])
+    assert second._sights[point.pk].canaries, "each shard knows for itself whether it sees"
+    before = seen()
+    first.stop()
+    stopped = timezone.now()
+    until(lambda: set(world.rows(at__gt=stopped).values_list("target_id", flat=True)) >= shares[1])
+    assert before == shares[0] | shares[1]
+    later = set(world.rows(at__gt=stopped).values_list("target_id", flat=True))
+    assert not later & (shares[0] | {world.targets["canary"].pk}), "the second shard's canaries are not recorded"
+
+
+def test_a_vantage_point_is_blind_while_one_of_its_shards_is() -> None:
+    point = factories.vantage_point(shards=3)
+    for shard, reason, blind, said in (
+        (1, "no descriptors", True, "no descriptors"),
+        (2, "no canaries", True, "no descriptors"),
+        (1, "", True, "no canaries"),
+        (2, "", False, ""),
+    ):
+        prober_module._store_sight(point.pk, shard, reason)
+        point.refresh_from_db()
+        assert (bool(point.blind_since), point.blind_reason) == (blind, said)
+    assert [e.kind for e in Event.objects.order_by("id")] == ["vantage_point.blind", "vantage_point.sees"]
+    prober_module._store_sight(point.pk, 2, "no canaries")
+    VantagePoint.objects.update(shards=2)
+    prober_module._store_sight(point.pk, 0, "")
+    point.refresh_from_db()
+    assert point.blind_since is None, "a shard that is no more blinds nobody"
+
+
+def test_a_clock_that_is_off_takes_the_vote(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.build(points=1).start()
+    read = watched.read
+    monkeypatch.setattr(watched, "read", lambda before: replace(read(before), clock_off_seconds=-31.0))
+    world.prober.look_for_changes()
+    until(lambda: VantagePoint.objects.filter(blind_reason__startswith="its clock is -31 s off").exists())
+    monkeypatch.setattr(watched, "read", lambda before: replace(read(before), clock_off_seconds=29.0))
+    world.prober.look_for_changes()
+    until(lambda: VantagePoint.objects.filter(blind_since__isnull=True).exists())
+
+
+def test_the_clock_is_compared_with_the_databases(world: World) -> None:
+    assert abs(watched.read(watched.Picture()).clock_off_seconds) < 1
+
+
+def test_bursts_end_with_their_budget(world: World, settings: Any) -> None:
+    settings.PROBE_BURSTS_PER_SECOND = 0.5  # one at once, and none for two seconds
+    world.build(points=1).start()
+    domain_id = world.targets["backup"].domain_id
+    other = factories.domain(service=world.service, hostname=OTHER_HOST)
+    site = world.sites["backup"]
+    factories.target(domain=other, address=site.address, port=site.port)
+    world.prober.look_for_changes()
+    until(lambda: other.pk in world.prober._by_domain)
+    assert domain_id
+    world.prober.confirm(domain_id, time.time())
+    world.prober.confirm(other.pk, time.time())
+    until(lambda: world.rows(attempt=3).count() == 4)
+    assert not world.rows(attempt__gt=0, target_id__in=Target.objects.filter(domain=other)).exists()
+
+
+def test_samples_say_when_work_was_done(world: World) -> None:
+    world.build(points=1).start()
+    assert not world.rows(in_maintenance=True).exists()
+    window = factories.maintenance_window(service=world.service)
+    world.prober.look_for_changes()
+    until(lambda: world.rows("primary", in_maintenance=True, outcome="ok").exists())
+    assert not world.rows("canary", in_maintenance=True).exists()
+    window.lift(timezone.now())
+    world.prober.look_for_changes()
+    until(lambda: not world.rows("primary").last().in_maintenance)
+
+
+def test_headers_facets_and_the_uncacheable_path_are_asked_for(world: World) -> None:
+    world.build(points=1)
+    world.service.probe_headers = {"X-Probe": "word"}
+    world.service.uncacheable_path = "/never-cached"
+    world.service.save()
+    facets = {target.facet_of_id: target.pk for target in Target.objects.filter(facet="uncacheable")}
+    assert set(facets) == {world.targets["primary"].pk, world.targets["backup"].pk}
+    world.start()
+    for role in ("primary", "backup"):
+        until(lambda role=role: world.rows(target_id=facets[world.targets[role].pk], outcome="ok").exists())
+        assert {request.path for request in world.sites[role].requests} == {"/health", "/never-cached"}
+        assert {request.headers["x-probe"] for request in world.sites[role].requests} == {"word"}
+    assert {request.path for request in world.sites["origin"].requests} == {"/never-cached"}
+    assert "x-probe" not in world.sites["canary"].requests[0].headers
+    world.service.uncacheable_path = ""
+    world.service.save()
+    world.prober.look_for_changes()
+    until(lambda: not set(facets.values()) & set(world.prober._picture.targets))
+
+
+def test_targets_are_read_again_only_when_something_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.build(points=1)
+    first = watched.read(watched.Picture())
+    assert {target.role for target in first.targets.values()} == set(world.targets)
+    VantagePoint.objects.update(last_probe_at=timezone.now())
+    assert watched.read(first).targets is first.targets
+    for change in (
+        lambda: Service.objects.update(interval_seconds=7),
+        lambda: Target.objects.filter(role="backup").update(enabled=False),
+        lambda: world.targets["primary"].cdn and world.targets["primary"].cdn.save(),
+    ):
+        before = watched.read(first)
+        change()
+        after = watched.read(before)
+        assert after.targets is not before.targets
+        first = after
+    assert "backup" not in {target.role for target in first.targets.values()}
+
+
+def test_figures_for_prometheus(world: World, settings: Any) -> None:
+    settings.PROBE_METRICS = str(free_port())
+    world.build(points=1).start()
+    world.break_with_500()
+    until(lambda: world.rows("primary", outcome="http_5xx").exists())
+    with urllib.request.urlopen(f"http://127.0.0.1:{settings.PROBE_METRICS}/metrics") as response:
+        text = response.read().decode()
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(figures['tranche_probes_total{outcome="http_5xx",vantage_point="point-1"}']) >= 1
+    assert float(figures['tranche_probes_total{outcome="ok",vantage_point="point-1"}']) >= 4
+    assert figures['tranche_vantage_point_blind{vantage_point="point-1"}'] == "0.0"
+    assert float(figures['tranche_probe_slip_seconds_count{vantage_point="point-1"}']) >= 5
+    assert {"tranche_probes_in_flight", "tranche_spool_bytes", "tranche_samples_waiting"} <= set(figures)
+
+
+def test_a_port_for_figures_that_is_taken_stops_no_probing(world: World, settings: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings.PROBE_METRICS = f"127.0.0.1:{taken.getsockname()[1]}"
+        world.build(points=1).start()
+
+
+def test_nobody_is_asked_more_often_than_the_caps_allow(world: World, settings: Any) -> None:
+    """However many targets of however many customers lead to one address; what is too much is seen as unknown."""
+    settings.PROBE_MOST_PER_ADDRESS, settings.PROBE_MOST_PER_HOST = 3.0, 0
+    world.build(points=1)
+    site = world.open_site()
+    for n in range(10):
+        domain = factories.domain(service=factories.service(interval_seconds=1), hostname=f"d{n}.good.test")
+        factories.target(domain=domain, address=site.address, port=site.port)
+    world.prober.ensure_running()
+    until(lambda: world.rows(outcome="unknown", reason__contains="3 times a second").exists())
+    began, count = time.monotonic(), site.accepts
+    time.sleep(2)
+    assert (
+        site.accepts - count <= 3 * (time.monotonic() - began) + 6 + 1
+    )  # and the bucket's depth, which may have filled
+    assert not VantagePoint.objects.filter(blind_since__isnull=False).exists(), "a cap is nobody's trouble"

@@ -31,9 +31,13 @@ ROW = Row(
     first_byte_ms=3.75,
     total_ms=8.0,
     certificate_expires_at=NOON + timedelta(days=90),
+    certificate_issuer="C = US, O = Example, CN = CA",
+    protocol="HTTP/1.1",
     remote_address="192.0.2.1",
     reason="",
     is_blind=False,
+    is_late=True,
+    in_maintenance=True,
 )
 
 

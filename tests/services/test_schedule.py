@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services import schedule
@@ -57,46 +57,98 @@ def test_no_vantage_point_is_no_crash() -> None:
     assert 0 <= schedule.phase_seconds(1, 0, 0, 10) < 10
 
 
-@given(slots(), NOW)
-def test_now_lies_between_two_slots(slot: tuple[int, float], now: float) -> None:
-    interval, phase = slot
-    before, after = schedule.slot_at_or_before(now, interval, phase), schedule.next_slot(now, interval, phase)
-    assert before <= now < after
-    assert after - before == pytest.approx(interval, abs=1e-6)
+# --- rings ------------------------------------------------------------------------------------------------------------
 
 
-@given(slots(), NOW)
-def test_following_slots_are_equidistant_and_never_repeat(slot: tuple[int, float], now: float) -> None:
-    """Each slot asks for the next, as the prober does when it is not a moment late."""
-    interval, phase = slot
-    first = following = schedule.next_slot(now, interval, phase)
-    for count in range(1, 200):
-        following = schedule.next_slot(following, interval, phase)
-        assert following == pytest.approx(first + count * interval, abs=1e-6)
+@st.composite
+def rings(draw: st.DrawFn) -> tuple[schedule.Ring[int], list[float]]:
+    """A ring of a few targets, and their phases."""
+    interval, points = draw(INTERVALS), draw(POINTS)
+    targets = draw(st.lists(TARGETS, min_size=1, max_size=12))
+    phases = [schedule.phase_seconds(target, 0, points, interval) for target in targets]
+    return schedule.Ring(interval, [(phase, n) for n, phase in enumerate(phases)]), phases
 
 
-@given(slots(), NOW, st.floats(0, 0.999), st.floats(0, 0.999))
+def every_slot(phases: list[float], interval: float, since: float, now: float) -> list[tuple[float, int]]:
+    """The slots in (since, now], found the long way."""
+    turns = range(math.floor(since / interval) - 1, math.floor(now / interval) + 2)
+    return sorted(
+        (turn * interval + phase, n)
+        for turn in turns
+        for n, phase in enumerate(phases)
+        if since < turn * interval + phase <= now
+    )
+
+
+@given(rings(), NOW, st.lists(st.floats(0.001, 0.499), min_size=1, max_size=30))
+def test_no_slot_is_missed_and_none_comes_twice(
+    made: tuple[schedule.Ring[int], list[float]], start: float, steps: list[float]
+) -> None:
+    """Whatever the steps in which time is looked at, as long as none is late."""
+    ring, phases = made
+    seen, since = [], start
+    for step in steps:
+        now = since + step * ring.interval_seconds
+        due, dropped = ring.due(since, now)
+        assert due == sorted(due, key=lambda pair: pair[0]) and dropped == 0
+        seen += due
+        since = now
+    near = {slot for slot, _ in every_slot(phases, ring.interval_seconds, start - 1e-5, start + 1e-5)}
+    near |= {slot for slot, _ in every_slot(phases, ring.interval_seconds, since - 1e-5, since + 1e-5)}
+    expected = [pair for pair in every_slot(phases, ring.interval_seconds, start, since) if pair[0] not in near]
+    assert sorted(pair for pair in seen if pair[0] not in near) == expected
+    assert len({(round(slot, 5), n) for slot, n in seen}) == len(seen)
+
+
+@given(rings(), NOW)
+def test_the_next_slot_is_the_first_that_comes_due(made: tuple[schedule.Ring[int], list[float]], now: float) -> None:
+    ring, phases = made
+    following = ring.next_after(now)
+    assert now - 1e-6 <= following <= now + ring.interval_seconds + 1e-6
+    assert following == pytest.approx(
+        min(every_slot(phases, ring.interval_seconds, now + 1e-6, now + 301))[0], abs=2e-6
+    )
+
+
+@given(slots(), NOW, st.floats(0, 0.4), st.floats(0, 0.4))
 def test_two_workers_name_a_slot_alike(slot: tuple[int, float], now: float, early: float, late: float) -> None:
-    """The same slot, asked for at two moments, is the same microsecond: the second row of a redelivery adds nothing."""
+    """The same slot, seen at two moments, is the same microsecond: the second row of a redelivery adds nothing."""
     interval, phase = slot
-    start = schedule.next_slot(now, interval, phase) + 1e-3
-    moments = (start + share * (interval - 2e-3) for share in (early, late))
-    one, other = (schedule.slot_at_or_before(moment, interval, phase) for moment in moments)
-    assert datetime.fromtimestamp(one, UTC) == datetime.fromtimestamp(other, UTC)
+    ring = schedule.Ring(interval, [(phase, 0)])
+    start = ring.next_after(now)
+    found = [ring.due(start - 1e-3, start + share * interval)[0] for share in (early + 1e-3, late + 1e-3)]
+    assert datetime.fromtimestamp(found[0][0][0], UTC) == datetime.fromtimestamp(found[1][0][0], UTC)
 
 
-@pytest.mark.parametrize(
-    ("behind", "is_late"), [(-1.0, False), (0.0, False), (4.9, False), (5.0, False), (5.001, True), (60.0, True)]
-)
-def test_half_an_interval_is_late(behind: float, is_late: bool) -> None:
-    assert schedule.is_late(1_000_000 + behind, 1_000_000, 10) is is_late
+def test_what_is_later_than_half_an_interval_is_dropped_and_counted() -> None:
+    ring = schedule.Ring(10, [(1.0, "early"), (7.0, "late")])
+    base = 1_000_000.0
+    assert ring.due(base, base + 0.9) == ([], 0)
+    assert ring.due(base, base + 1.0) == ([(base + 1, "early")], 0)
+    assert ring.due(base, base + 6.0) == ([], 1), "five seconds late is half an interval, and (since, now] is half open"
+    assert ring.due(base, base + 8.0) == ([(base + 7, "late")], 1)
+    slots, dropped = ring.due(base, base + 65.5)
+    assert slots == [(base + 61, "early")]
+    assert dropped == 12, "six turns of two and the first of the seventh, less the one that is due"
 
 
-@given(slots(), NOW)
-@example((10, 0.0), 1_700_000_005.0)
-def test_the_newest_slot_is_late_in_the_second_half_of_its_interval(slot: tuple[int, float], now: float) -> None:
-    interval, phase = slot
-    newest = schedule.slot_at_or_before(now, interval, phase)
-    share = (now - newest) / interval
-    if not math.isclose(share, 0.5, abs_tol=1e-6):
-        assert schedule.is_late(now, newest, interval) is (share > 0.5)
+def test_a_clock_that_is_set_back_repeats_no_slot_at_once() -> None:
+    ring = schedule.Ring(10, [(1.0, 0)])
+    assert ring.due(1_000_005.0, 1_000_005.0) == ([], 0)
+
+
+def test_an_empty_ring_has_no_next() -> None:
+    ring: schedule.Ring[int] = schedule.Ring(10, [])
+    assert ring.next_after(5.0) == math.inf and ring.due(0, 5) == ([], 0)
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_shards_share_evenly_and_for_ever() -> None:
+    counts = [0] * 4
+    for key in range(10_000):
+        counts[schedule.shard_of(key, 4)] += 1
+    assert min(counts) > 2300
+    assert [schedule.shard_of(key, 4) for key in range(8)] == [schedule.shard_of(key, 4) for key in range(8)]
+    assert {schedule.shard_of(key, 1) for key in range(50)} == {0}

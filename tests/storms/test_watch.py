@@ -78,7 +78,7 @@ class Site:
             "slot_at": moment, "target_id": target.pk, "vantage_point_id": point.pk, "attempt": 0, "at": moment,
             "customer_id": target.customer_id, "service_id": self.policy.service_id, "outcome": outcome, "status": None,
             "dns_ms": None, "connect_ms": None, "tls_ms": None, "first_byte_ms": None, "total_ms": None,
-            "certificate_expires_at": None, "remote_address": None,
+            "certificate_expires_at": None, "certificate_issuer": "", "protocol": "", "remote_address": None,
             "reason": "" if outcome == "ok" else f"saw {outcome}", "is_blind": False,
         }  # fmt: skip
         return Row(**values | kw)

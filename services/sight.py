@@ -1,0 +1,78 @@
+"""Whether a vantage point sees: if everything fails, it is us. Pure; the clock is the caller's and monotonic.
+
+A blind vantage point goes on probing. Its samples are kept, marked, and have no vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+CLOCK_OFF_SECONDS = 30.0
+EVERYTHING_CDNS, EVERYTHING_SITES = 2, 3
+"""Nothing good from so many CDNs and so many domains or reference sites: no single customer, origin or CDN explains it."""
+
+
+@dataclass(slots=True)
+class Sight:
+    """What one vantage point was told by its probes. `patience_seconds`: how long a result counts, about two rounds."""
+
+    patience_seconds: float
+    canaries: dict[int, tuple[float, bool]] = field(default_factory=dict)
+    """Newest result by target: (when, whether it was good)."""
+    trouble: tuple[float, str] | None = None
+    """The last time that the prober itself could not probe, and why."""
+    good_at: float | None = None
+    """When a path or reference site was good last; before the first one, when the first failed."""
+    failing: set[tuple[int | None, int]] = field(default_factory=set)
+    """(CDN, site) of what has failed since, nothing being good meanwhile."""
+
+    def note_canary(self, target_id: int, is_good: bool, now: float) -> None:
+        self.canaries[target_id] = (now, is_good)
+
+    def note_site(self, cdn_id: int | None, site: int, is_good: bool, now: float) -> None:
+        """`site` tells domains and reference sites apart."""
+        if is_good:
+            self.good_at = now
+            self.failing.clear()
+        else:
+            if self.good_at is None:
+                self.good_at = now
+            self.failing.add((cdn_id, site))
+
+    def note_trouble(self, reason: str, now: float) -> None:
+        self.trouble = (now, reason)
+
+    def judge(self, networks: Mapping[str, Collection[int]], clock_off_seconds: float, now: float) -> str:
+        """Why it is blind, or "". `networks` are the canaries' ids by the network that they stand on.
+
+        Without canaries nothing can be said by them. A network counts as seen if one of its canaries was good lately.
+        """
+        if abs(clock_off_seconds) > CLOCK_OFF_SECONDS:
+            return f"its clock is {clock_off_seconds:+.0f} s off the database's"
+        if self.trouble and now - self.trouble[0] <= self.patience_seconds:
+            return self.trouble[1]
+        dark = [name for name, ids in networks.items() if not any(self._is_seen(i, now) for i in ids)]
+        if networks and len(dark) * 2 >= len(networks):
+            return f"the canaries of {len(dark)} of {len(networks)} networks fail or are silent"
+        if self._sees_nothing_good(now):
+            return (
+                f"all that it probes fails: {len({site for _, site in self.failing})} sites, and no good one among them"
+            )
+        return ""
+
+    def has_heard_of(self, networks: Mapping[str, Collection[int]]) -> bool:
+        """Whether every canary has answered or failed once."""
+        return all(i in self.canaries for ids in networks.values() for i in ids)
+
+    def _is_seen(self, target_id: int, now: float) -> bool:
+        result = self.canaries.get(target_id)
+        return result is not None and result[1] and now - result[0] <= self.patience_seconds
+
+    def _sees_nothing_good(self, now: float) -> bool:
+        return (
+            self.good_at is not None
+            and now - self.good_at > self.patience_seconds
+            and len({cdn for cdn, _ in self.failing}) >= EVERYTHING_CDNS
+            and len({site for _, site in self.failing}) >= EVERYTHING_SITES
+        )
