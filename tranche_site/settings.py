@@ -5,6 +5,7 @@ from pathlib import Path
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from tranche_site.floor import egress
 from tranche_site.floor.embedded import embedded_urls
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -230,11 +231,26 @@ PROBE_OWN_INTERVAL_SECONDS = env.int("PROBE_OWN_INTERVAL_SECONDS", default=10)
 PROBE_PORTS = env.list("PROBE_PORTS", cast=int, default=[80, 443])
 # Loopback and private targets are refused unless the demo world or a test says so; lifts the port rule too.
 PROBE_ALLOW_PRIVATE = env.bool("PROBE_ALLOW_PRIVATE", default=False)
+# The same for the stores that CDNs' logs are fetched from.
+LOGS_ALLOW_PRIVATE = env.bool("LOGS_ALLOW_PRIVATE", default=False)
+# Our own public networks, which nothing that customers name may lead us into: "198.51.100.0/24,2001:db8::/48".
+EGRESS_OWN_NETWORKS = egress.networks(env.list("EGRESS_OWN_NETWORKS", default=[]))
 # A PEM file of certificate authorities to trust beside the public ones (the demo world's own).
 PROBE_EXTRA_CA_FILE = env.str("PROBE_EXTRA_CA_FILE", default="")
 PROBE_IN_FLIGHT = env.int("PROBE_IN_FLIGHT", default=500)
 PROBE_BURST_SHOTS = 3
 PROBE_BURST_SPACING_SECONDS = 1.0
+# Bursts that one probe worker begins in a second; what fails beyond that is confirmed by its next slots.
+PROBE_BURSTS_PER_SECOND = env.float("PROBE_BURSTS_PER_SECOND", default=50.0)
+# From one vantage point, probes a second of one hostname at one address, and of one address that is no known CDN's.
+PROBE_MOST_PER_HOST = env.float("PROBE_MOST_PER_HOST", default=5.0)
+PROBE_MOST_PER_ADDRESS = env.float("PROBE_MOST_PER_ADDRESS", default=20.0)
+# Samples wait here while Postgres is away: one bounded file a probe worker.
+PROBE_SPOOL_DIR = Path(env.str("PROBE_SPOOL_DIR", default=str(TRANCHE_HOME / "spool")))
+PROBE_SPOOL_BYTES = env.int("PROBE_SPOOL_BYTES", default=64 * 1024 * 1024)
+PROBE_SPOOL_SECONDS = env.int("PROBE_SPOOL_SECONDS", default=900)
+# Prometheus reads a probe worker's figures here; 0: nowhere. "address:port" or a port on loopback.
+PROBE_METRICS = env.str("PROBE_METRICS", default="")
 PROBE_USER_AGENT = env.str("PROBE_USER_AGENT", default="Tranche-Probe/1 (+https://tranche.example/probe)")
 SAMPLE_DAYS_KEPT = env.int("SAMPLE_DAYS_KEPT", default=14)
 ROLLUP_DAYS_KEPT = env.int("ROLLUP_DAYS_KEPT", default=400)
