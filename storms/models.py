@@ -13,7 +13,7 @@ from django.db.models import F, Func, Q
 from django.utils import timezone
 
 from customers.models import Customer
-from services.models import Cdn, Service, Target
+from services.models import Cdn, Sample, Service, Target
 from storms import detector
 
 
@@ -245,6 +245,9 @@ class StormEvent(models.Model):
     reason = models.TextField(help_text="Why it was declared.")
     closing_reason = models.TextField(blank=True)
     evidence = models.JSONField(default=dict)
+    samples_kept_until = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Raw samples up to here are kept with it for ever."
+    )
 
     objects = StormEventQuerySet.as_manager()
 
@@ -291,6 +294,16 @@ class StormEvent(models.Model):
         if self.closed_at:
             return "closed"
         return "ended" if self.ended_at else "raging"
+
+
+class StormSample(Sample):
+    """A copy of a raw sample around a storm, kept with it when the partition of its day is dropped."""
+
+    pk = models.CompositePrimaryKey("storm_id", "slot_at", "target_id", "vantage_point_id", "attempt")
+    storm = models.ForeignKey(StormEvent, models.CASCADE, related_name="samples")
+
+    class Meta:
+        db_table = "storm_samples"
 
 
 class FindingQuerySet(models.QuerySet["Finding"]):

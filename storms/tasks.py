@@ -1,0 +1,18 @@
+"""Celery's edge of storms. Judging them is chained with steering, in `tranche_site.flow`."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from celery import shared_task
+
+from storms import keeping
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task(name="storms.keep_samples")
+def keep_samples() -> None:
+    if copied := keeping.keep_samples(datetime.now(UTC)):
+        logger.info("%s samples are kept with their storms", copied)
