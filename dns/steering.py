@@ -130,7 +130,7 @@ def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> 
         wanted = weights.plan(situation, _terms(), now)
         here = dict(situation.current) or {weights.PRIMARY: 100}
         places = [
-            weights.Place(d.hostname, d.record_set.zone, d.verified_at is not None, d.record_set.ttl_seconds)
+            weights.Place(d.hostname, d.record_set.zone, d.proof_problem(now), d.record_set.ttl_seconds)
             for d in domains
         ]
         refusal = weights.guard(wanted, here, places, traffic(service, moving))
@@ -148,6 +148,7 @@ def _services(service_ids: Collection[int] | None) -> list[Service]:
     targets = Target.objects.paths().select_related("verdict").order_by("role", "rank", "id")
     domains = (
         ServiceDomain.objects.live()
+        .with_contest()
         .filter(record_set__isnull=False)
         .select_related("record_set__account", "record_set__domain")
         .prefetch_related(Prefetch("targets", targets, to_attr="all_paths"))
@@ -458,6 +459,11 @@ def _claim(candidate: WeightChange, now: datetime) -> WeightChange | None:
         if change.generation != record_set.generation:
             change.state = WeightChange.State.SUPERSEDED
             change.save(update_fields=["state"])
+            return None
+        # Nobody's word replaces the owner's proof, and it may have been lost since the plan was made.
+        if problem := record_set.domain.proof_problem(now):
+            change.state, change.held_reason = WeightChange.State.HELD, f"{weights.Refusal.UNPROVEN}: {problem}"
+            change.save(update_fields=["state", "held_reason"])
             return None
         change.state = WeightChange.State.SUBMITTED
         change.submitted_at = change.submitted_at or datetime.now(UTC)

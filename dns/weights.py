@@ -132,7 +132,7 @@ class Refusal(StrEnum):
     BLAST_RADIUS = "blast_radius"
     REVERSALS = "reversals"
     APEX = "apex"
-    UNVERIFIED = "unverified_domain"
+    UNPROVEN = "unproven_domain"
     UNSAFE_TTL = "unsafe_ttl"
 
 
@@ -160,7 +160,8 @@ class Place:
 
     hostname: str
     zone: str
-    is_verified: bool
+    proof_problem: str
+    """Why its owner's proof lets nothing new be written, or ""."""
     ttl_seconds: int
 
 
@@ -169,8 +170,8 @@ def guard(
 ) -> tuple[Refusal, str] | None:
     """Why this plan must wait for a person, or None. Leaving a DOWN path is stopped by the blast radius alone."""
     for place in places:
-        if not place.is_verified:
-            return Refusal.UNVERIFIED, f"{place.hostname} is not verified"
+        if place.proof_problem:
+            return Refusal.UNPROVEN, place.proof_problem
         if place.hostname == place.zone:
             return Refusal.APEX, f"{place.hostname} is its zone's apex, where no CNAME may stand"
         if place.ttl_seconds > 300:

@@ -43,13 +43,10 @@ ROLE_COLOURS = {
 }
 MAINTENANCE_SHOWN = timedelta(days=7)
 """How far back and ahead a service's page shows maintenance."""
-PROOF_COLOURS = {"verified": "success", "not verified": "warning", "deleted": "danger"}
-
-
-def _proof_state(domain: ServiceDomain) -> str:
-    if domain.deleted_at:
-        return "deleted"
-    return "verified" if domain.verified_at else "not verified"
+PROOF_COLOURS = {
+    "verified": "success", "not verified": "warning", "missing": "warning", "lost": "danger", "contested": "danger",
+    "deleted": "danger",
+}  # fmt: skip
 
 
 class DomainInline(ReadOnlyInline):
@@ -60,11 +57,11 @@ class DomainInline(ReadOnlyInline):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ServiceDomain]:
         found: QuerySet[ServiceDomain] = super().get_queryset(request)
-        return found.filter(deleted_at__isnull=True)
+        return found.filter(deleted_at__isnull=True).with_contest()  # type: ignore[attr-defined,no-any-return]
 
     @display(description="state", label=PROOF_COLOURS)
     def state(self, domain: ServiceDomain) -> str:
-        return _proof_state(domain)
+        return domain.proof_state(timezone.now())
 
 
 @admin.register(Service)
@@ -216,16 +213,25 @@ class ServiceDomainAdmin(SoftDelete):
     # A verified hostname that could be edited would be a proof for another name.
     fixed_fields = ("service", "hostname")
     readonly_fields = [
-        "state", "record_name", "record_value", "check_result", "checked_at", "verified_at", "created_at", "deleted_at",
+        "state", "record_name", "record_value", "check_result", "checked_at", "verified_at", "lost_since",
+        "contested_since", "created_at", "deleted_at",
     ]  # fmt: skip
     fieldsets = [
         (None, {"fields": [("service", "hostname")]}),
         (
             "Proof of control",
             {
-                "fields": ["state", "record_name", "record_value", "check_result", ("checked_at", "verified_at")],
-                "description": "The customer publishes this TXT record; “Check proof now” looks for it at every "
-                "name server of the zone.",
+                "fields": [
+                    "state",
+                    "record_name",
+                    "record_value",
+                    "check_result",
+                    ("checked_at", "verified_at"),
+                    ("lost_since", "contested_since"),
+                ],
+                "description": "The customer publishes this TXT record. Every name server of the zone is asked for it "
+                "once a day, and with “Check proof now”. Gone for three days, or shown by two accounts, nothing new is "
+                "written into DNS for it; what is written stays.",
             },
         ),
         ("Dates", {"fields": [("created_at", "deleted_at")]}),
@@ -235,9 +241,12 @@ class ServiceDomainAdmin(SoftDelete):
     actions_detail = ["check_proof", "delete_softly"]
     empty_hint = "Add a hostname of a service; its page then shows the TXT record that proves it."
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ServiceDomain]:
+        return super().get_queryset(request).with_contest()  # type: ignore[no-any-return]
+
     @display(description="state", label=PROOF_COLOURS)
     def state(self, domain: ServiceDomain) -> str:
-        return _proof_state(domain)
+        return domain.proof_state(timezone.now())
 
     @display(description="TXT record name")
     def record_name(self, domain: ServiceDomain) -> str:
@@ -264,7 +273,9 @@ class ServiceDomainAdmin(SoftDelete):
         domain = proof.check(self.row_of(request, object_id, "check_proof"))
         self.log_change(request, domain, f"Checked the proof: {domain.check_result}")
         answer = settled if domain.verified_at else refused
-        return answer(request, self.url_of(domain), f"{domain}: {domain.check_result or _proof_state(domain)}")
+        return answer(
+            request, self.url_of(domain), f"{domain}: {domain.check_result or domain.proof_state(timezone.now())}"
+        )
 
 
 @admin.register(Target)

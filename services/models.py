@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Lower, Now
 from django.utils import timezone
 
@@ -227,6 +227,20 @@ class ServiceDomainQuerySet(models.QuerySet["ServiceDomain"]):
     def verified(self) -> ServiceDomainQuerySet:
         return self.live().filter(verified_at__isnull=False)
 
+    def with_contest(self) -> ServiceDomainQuerySet:
+        """Tells of each whether another account's token stands beside its own, without a query a row."""
+        return self.annotate(contested=Exists(self.model.objects.contenders().filter(hostname=OuterRef("hostname"))))
+
+    def contenders(self) -> ServiceDomainQuerySet:
+        """Claims whose token is in DNS while another account holds the proof."""
+        return self.live().filter(verified_at__isnull=True, contested_since__isnull=False)
+
+
+CHALLENGE_LIFE = timedelta(days=30)
+"""How long a token may wait to be published."""
+PROOF_GRACE = timedelta(days=3)
+"""How long a verified domain's token may be gone before nothing new is written for it."""
+
 
 def new_challenge() -> str:
     """A 160-bit token, in the alphabet that survives DNS tools."""
@@ -285,6 +299,42 @@ class ServiceDomain(models.Model):
     def challenge_value(self) -> str:
         return f"token={self.challenge}"
 
+    def is_proof_lost(self, now: datetime) -> bool:
+        return self.lost_since is not None and now - self.lost_since >= PROOF_GRACE
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether two accounts show a token for this hostname. Free of queries after `with_contest`."""
+        if self.contested_since and not self.verified_at:
+            return True
+        if self.verified_at is None:
+            return False
+        if "contested" in self.__dict__:
+            return bool(self.__dict__["contested"])
+        return ServiceDomain.objects.contenders().filter(hostname=self.hostname).exists()
+
+    def proof_problem(self, now: datetime) -> str:
+        """Why nothing new may be written into DNS for it, or ""."""
+        if self.verified_at is None:
+            return f"{self.hostname} is not verified"
+        if self.is_contested:
+            return f"another account shows its token for {self.hostname} too"
+        if self.is_proof_lost(now):
+            return f"the token of {self.hostname} has been gone from DNS since {self.lost_since:%Y-%m-%d %H:%M} UTC"
+        return ""
+
+    def proof_state(self, now: datetime) -> str:
+        """In one word, as people are shown it."""
+        if self.deleted_at:
+            return "deleted"
+        if self.is_contested:
+            return "contested"
+        if self.verified_at is None:
+            return "not verified"
+        if self.lost_since:
+            return "lost" if self.is_proof_lost(now) else "missing"
+        return "verified"
+
     def clean(self) -> None:
         self.hostname = hostnames.normalize(self.hostname)
         if self.service_id:
@@ -292,6 +342,9 @@ class ServiceDomain(models.Model):
         proven = ServiceDomain.objects.verified().filter(hostname=self.hostname)
         if self.verified_at is None and proven.exclude(customer=self.customer_id).exists():
             raise ValidationError({"hostname": "This hostname is proven by another customer."})
+        ours = Target.objects.filter(role__in=Target.OWN_ROLES, hostname=self.hostname)
+        if self._state.adding and (self.hostname in settings.ALLOWED_HOSTS or ours.exists()):
+            raise ValidationError({"hostname": "This hostname is ours."})
 
 
 class TargetQuerySet(models.QuerySet["Target"]):
@@ -329,6 +382,7 @@ class Target(models.Model):
 
     PATH_ROLES: Collection[str] = (Role.PRIMARY, Role.BACKUP)
     DOMAIN_ROLES: Collection[str] = (*PATH_ROLES, Role.ORIGIN)
+    OWN_ROLES: Collection[str] = (Role.REFERENCE, Role.CANARY)
     WATCHED_ROLES: Collection[str] = (*DOMAIN_ROLES, Role.FACET)
 
     customer = models.ForeignKey(Customer, models.PROTECT, null=True, blank=True, related_name="+")
@@ -615,13 +669,9 @@ class MaintenanceWindow(models.Model):
         return found
 
 
-class ProbeSample(models.Model):
-    """One probe's outcome. Partitioned by day of `slot_at`; no foreign keys, so that COPY is all that recording costs.
+class Sample(models.Model):
+    """One probe's outcome. No foreign keys, so that COPY is all that recording costs."""
 
-    The key makes a redelivered task or a back-fill add nothing. `attempt` 0 is the slot's own probe, 1… are burst shots.
-    """
-
-    pk = models.CompositePrimaryKey("slot_at", "target_id", "vantage_point_id", "attempt")
     slot_at = models.DateTimeField()
     target_id = models.BigIntegerField()
     vantage_point_id = models.BigIntegerField()
@@ -650,6 +700,18 @@ class ProbeSample(models.Model):
     in_maintenance = models.BooleanField(
         default=False, db_default=False, help_text="Work was done on its service or CDN."
     )
+
+    class Meta:
+        abstract = True
+
+
+class ProbeSample(Sample):
+    """Fresh ones, partitioned by day of `slot_at` and dropped after SAMPLE_DAYS_KEPT.
+
+    The key makes a redelivered task or a back-fill add nothing. `attempt` 0 is the slot's own probe, 1… are burst shots.
+    """
+
+    pk = models.CompositePrimaryKey("slot_at", "target_id", "vantage_point_id", "attempt")
 
     class Meta:
         db_table = "probe_samples"

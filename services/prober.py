@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 RELOAD_SECONDS = 5.0
 FLUSH_SECONDS = 0.2
-OWN_ROLES = (Target.Role.CANARY, Target.Role.REFERENCE)
 SITE_ROLES = (*Target.PATH_ROLES, Target.Role.REFERENCE)
 OWN_IN_FLIGHT = 100
 MOST_WAITING = 2
@@ -241,7 +240,7 @@ class Prober:
     def _start(self, target: Watched | None, point: VantagePoint | None, slot: float, attempt: int) -> None:
         if target is None or point is None:
             return
-        if len(self._running) >= MOST_WAITING * settings.PROBE_IN_FLIGHT and target.role not in OWN_ROLES:
+        if len(self._running) >= MOST_WAITING * settings.PROBE_IN_FLIGHT and target.role not in Target.OWN_ROLES:
             self._metrics.dropped.labels("busy").inc()
             return  # what waits longer than this would measure our own queue
         task = asyncio.create_task(self._probe(target, point, slot, attempt))
@@ -251,7 +250,7 @@ class Prober:
     async def _probe(self, target: Watched, point: VantagePoint, slot: float, attempt: int) -> None:
         probe = replace(target.probe, source_address=point.source_address) if point.source_address else target.probe
         # Canaries have room of their own: a mass outage must not make us look blind.
-        reply = await (self._own_transport if target.role in OWN_ROLES else self._transport).send(probe)
+        reply = await (self._own_transport if target.role in Target.OWN_ROLES else self._transport).send(probe)
         verdict = classify(probe, reply)
         is_bad, is_good = verdict.outcome in outcomes.BAD, verdict.outcome is Outcome.OK
         self._look_around(target, point, reply, verdict)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from services import facets, partitions, rollups, schedule
+from services import facets, partitions, proof, rollups, schedule
 from services.models import VantagePoint, queue_of
 from services.prober import Prober
 
@@ -74,6 +74,12 @@ def maintain_partitions() -> None:
         made, dropped = maintain(now)
         if made or dropped:
             logger.info("sample partitions: made %s, dropped %s", made, dropped)
+
+
+@shared_task(name="services.check_proofs")
+def check_proofs() -> None:
+    """Leaves half of the time that a task may take to what it began."""
+    proof.check_due(datetime.now(UTC), seconds=25)
 
 
 @shared_task(name="services.roll_up")

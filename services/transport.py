@@ -98,6 +98,7 @@ class _Easy:
         self.kind = kind
         self.body = bytearray()
         self.trouble = ""
+        self.is_head_whole = False
         self._probe: Probe | None = None
         self.handle = c = pycurl.Curl()
         c.setopt(
@@ -120,10 +121,11 @@ class _Easy:
         if kind.source_address:
             c.setopt(pycurl.INTERFACE, f"host!{kind.source_address}")
         c.setopt(pycurl.WRITEFUNCTION, self._write)
+        c.setopt(pycurl.HEADERFUNCTION, self._note_header)
         c.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
     def aim(self, probe: Probe, address: str, timeout_ms: int) -> None:
-        self._probe, self.body, self.trouble = probe, bytearray(), ""
+        self._probe, self.body, self.trouble, self.is_head_whole = probe, bytearray(), "", False
         literal = f"[{address}]" if ":" in address else address
         self.handle.setopt(pycurl.URL, f"https://{probe.host}{probe.path}")
         self.handle.setopt(pycurl.CONNECT_TO, [f"{probe.host}:443:{literal}:{probe.port}"])
@@ -132,6 +134,13 @@ class _Easy:
     def _write(self, chunk: bytes) -> int:
         self.body.extend(chunk[: BODY_LIMIT_BYTES - len(self.body)])
         return -1 if len(self.body) >= BODY_LIMIT_BYTES else len(chunk)
+
+    def _note_header(self, line: bytes) -> None:
+        """libcurl takes a connection that closes within the headers for a whole response."""
+        if line.startswith(b"HTTP/"):
+            self.is_head_whole = False  # interim responses have heads of their own
+        elif line in (b"\r\n", b"\n"):
+            self.is_head_whole = True
 
     def _open_socket(self, purpose: int, where: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
         """The egress guard, on the address really used."""
@@ -346,7 +355,9 @@ def _reply(easy: _Easy, code: int, text: str, at: datetime, dns_ms: float, addre
     status = handle.getinfo(pycurl.RESPONSE_CODE) or None
     if code == pycurl.E_WRITE_ERROR and len(body) >= BODY_LIMIT_BYTES:
         code = 0  # we stopped reading; the response itself is fine
-    fault, fault_text = _fault(code, text, connect, tls) if code else (None, "")
+    elif not code and not easy.is_head_whole:
+        code, text = pycurl.E_RECV_ERROR, "the connection was closed within the headers"
+    fault, fault_text = _fault(code, text, connect, tls, first_byte) if code else (None, "")
     if fault is Fault.CONNECT and not connect:
         fault, fault_text = _blame(easy, fault_text, address)
     expires_at, issuer = _certificate(handle) if tls or code in _TLS else (None, "")
@@ -382,12 +393,20 @@ def _blame(easy: _Easy, text: str, address: str) -> tuple[Fault, str]:
     return Fault.CONNECT, text
 
 
-def _fault(code: int, text: str, connect_ms: float, tls_ms: float) -> tuple[Fault, str]:
+_TOO_LARGE = 100  # of libcurl's errors; pycurl has no name for it
+_MEANT = {
+    pycurl.E_GOT_NOTHING: "the connection was closed without a response",
+    pycurl.E_UNSUPPORTED_PROTOCOL: "what came is no HTTP/1 response",
+    _TOO_LARGE: "a line of the headers is longer than 100 KB",
+}
+"""What we say where libcurl says nothing, or nothing that helps."""
+
+
+def _fault(code: int, text: str, connect_ms: float, tls_ms: float, first_byte_ms: float) -> tuple[Fault, str]:
     """The class of a libcurl error, with libcurl's own words where they help."""
-    said = text.strip() or f"libcurl error {code}"
+    said = _MEANT.get(code) or text.strip() or f"libcurl error {code}"
     if code == pycurl.E_OPERATION_TIMEDOUT:
-        phase = "connecting" if not connect_ms else "the TLS handshake" if not tls_ms else "waiting for the response"
-        return Fault.TIMEOUT, f"deadline passed while {phase}: {said}"
+        return Fault.TIMEOUT, f"deadline passed {_phase(connect_ms, tls_ms, first_byte_ms)}: {said}"
     if code in _DNS:
         return Fault.DNS, said
     if code in _TLS:
@@ -397,6 +416,14 @@ def _fault(code: int, text: str, connect_ms: float, tls_ms: float) -> tuple[Faul
     if code in _OURS:
         return Fault.OURS, f"the prober's own trouble: {said}"
     return Fault.CONNECT, said
+
+
+def _phase(connect_ms: float, tls_ms: float, first_byte_ms: float) -> str:
+    if not connect_ms:
+        return "while connecting"
+    if not tls_ms:
+        return "in the TLS handshake"
+    return "while reading the response" if first_byte_ms else "while waiting for the response"
 
 
 def _certificate(handle: pycurl.Curl) -> tuple[datetime | None, str]:

@@ -30,7 +30,9 @@ SCHEDULE = [
         "Draft invoices", "billing.draft_invoices", 300, "Recomputes the drafts of this month and the last.", "billing"
     ),
     Entry("Finalize invoices", "billing.finalize_invoices", 3600, "Issues drafts past their grace period.", "billing"),
+    Entry("Check proofs", "services.check_proofs", 60, "Looks for the tokens that prove domains, each once a day."),
     Entry("Roll samples up", "services.roll_up", 30, "Counts the samples of every complete minute."),
+    Entry("Keep samples of storms", "storms.keep_samples", 60, "Copies the raw samples around each storm beside it."),
     Entry("Maintain partitions", "services.maintain_partitions", 3600, "Makes and drops partitions of the samples."),
 ]
 

@@ -171,7 +171,6 @@ CELERY_TIMEZONE = "UTC"
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
     "tranche_site.react": {"queue": "storms"},
-    "storms.*": {"queue": "storms"},
     "dns.*": {"queue": "dns"},
     "billing.*": {"queue": "billing"},
 }

@@ -23,9 +23,10 @@ from dns.models import EmbeddedRecord, Freeze, Pin, RecordSet, WeightChange
 from dns.providers.contract import Provider, ProviderError, Receipt, WeightedSet, Zone
 from dns.providers.embedded import EmbeddedProvider
 from services import lookup
-from services.models import Service, Target
+from services.models import Service, ServiceDomain, Target, VantagePoint
 from storms.models import PathVerdict, StormEvent
 from tests import factories, servers
+from tests.samples import record
 from tests.together import run_together
 from tranche_site.floor import faults
 
@@ -97,19 +98,10 @@ def storm_over(service: Service) -> StormEvent:
         verdict(target, "DOWN", availability=0.0)
     storm = factories.storm(service=service)
     # Three bad samples from one vantage point since it began make it a hard storm.
-    from services.samples import Row, write
-
     target = Target.objects.filter(domain__service=service, role="primary").first()
     assert target
-    write(
-        [
-            Row(
-                storm.started_at + timedelta(seconds=n), target.pk, 1, 0, storm.started_at + timedelta(seconds=n), None,
-                service.pk, "http_5xx", 500, None, None, None, None, None, None, None, "", False,
-            )
-            for n in range(3)
-        ]
-    )  # fmt: skip
+    moments = [storm.started_at + timedelta(seconds=n) for n in range(3)]
+    record([target], [VantagePoint(pk=1)], moments, "http_5xx")
     return storm
 
 
@@ -130,6 +122,12 @@ def newest(service: Service) -> WeightChange:
 
 def split(change: WeightChange) -> dict[str, int]:
     return {steering.lane_of(t): change.weights[str(t.pk)] for t in change.record_set.domain.targets.all()}
+
+
+def written() -> list[tuple[str, int | None]]:
+    """The weighted records as they stand."""
+    records = EmbeddedRecord.objects.filter(owner__startswith="tranche:").order_by("owner", "name")
+    return [(record.owner, record.weight) for record in records]
 
 
 def answers(dns_port: int, hostname: str, count: int = 20) -> Counter[str]:
@@ -221,7 +219,40 @@ def test_a_domain_that_lost_its_proof_is_held(dns: EmbeddedDns) -> None:
     storm_over(service)
     tick()
     assert newest(service).state == State.HELD
-    assert newest(service).held_reason.startswith("unverified_domain")
+    assert newest(service).held_reason.startswith("unproven_domain")
+
+
+def test_nobodys_word_replaces_a_proof(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    service.domains.update(verified_at=None)
+    storm_over(service)
+    tick()
+    before = written()
+    steering.approve(newest(service), User.objects.create_user("op"))
+    tick()
+    assert newest(service).state == State.HELD
+    assert written() == before
+
+
+@pytest.mark.parametrize("trouble", ["lost", "contested", "missing since yesterday"])
+def test_a_proof_in_trouble_freezes_what_is_new_and_withdraws_nothing(dns: EmbeddedDns, trouble: str) -> None:
+    service = steered_service()
+    tick()
+    before = written()
+    if trouble == "contested":
+        factories.domain(hostname=service.domains.get().hostname, verified=False, contested_since=datetime.now(UTC))
+    else:
+        service.domains.update(lost_since=datetime.now(UTC) - timedelta(days=3 if trouble == "lost" else 1))
+    storm_over(service)
+    tick()
+    moves = trouble == "missing since yesterday"
+    assert (newest(service).state == State.HELD) is not moves
+    assert (written() == before) is not moves
+    service.domains.update(lost_since=None)
+    ServiceDomain.objects.filter(verified_at__isnull=True).update(contested_since=None)
+    tick()
+    assert written() != before, "the plan goes by itself once the proof is whole"
 
 
 def test_a_mass_move_is_held_until_a_person_agrees(dns: EmbeddedDns, settings: Any) -> None:
@@ -479,7 +510,7 @@ def test_the_command_prints_refusals() -> None:
     tick()
     service.domains.update(verified_at=None)
     storm_over(service)
-    assert "held: unverified_domain" in steer_command()
+    assert "held: unproven_domain" in steer_command()
 
 
 def test_the_command_knows_its_services() -> None:

@@ -164,7 +164,7 @@ def test_every_plan_is_whole_and_never_moves_onto_an_unfit_backup(data: st.DataO
 
 # --- guard ----------------------------------------------------------------------------------------------------------
 
-PLACE = Place("www.shop.test", "shop.test", True, 30)
+PLACE = Place("www.shop.test", "shop.test", "", 30)
 LEAVES = Plan(AWAY, "storm", 7, leaves_down_path=True)
 GOES_HOME = Plan(HOME, "failback", is_reversal=True)
 CALM = Traffic(domains_total=100, domains_moved_lately=0)
@@ -181,9 +181,9 @@ def test_guard_lets_a_proper_move_pass() -> None:
 
 
 def test_guard_refuses_places_where_no_record_may_stand() -> None:
-    assert refusal(LEAVES, HOME, Place("shop.test", "shop.test", True, 30)) is Refusal.APEX
-    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", False, 30)) is Refusal.UNVERIFIED
-    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", True, 301)) is Refusal.UNSAFE_TTL
+    assert refusal(LEAVES, HOME, Place("shop.test", "shop.test", "", 30)) is Refusal.APEX
+    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", "it is not verified", 30)) is Refusal.UNPROVEN
+    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", "", 301)) is Refusal.UNSAFE_TTL
 
 
 @pytest.mark.parametrize(

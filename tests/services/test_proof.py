@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import connection
 from dnslib import RCODE, RR
 
@@ -107,13 +108,75 @@ def test_a_cname_to_the_token_is_no_proof(zone: PowerDns) -> None:
     )
 
 
+# --- what becomes of a proof ------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+
+
 @pytest.mark.django_db
-def test_a_verified_domain_stays_verified_when_the_token_is_gone(zone: PowerDns) -> None:
+def test_a_lost_token_is_told_at_once_and_counts_after_three_days(zone: PowerDns) -> None:
     domain = claim(verified=True)
+    zone.put("cust.test", CHALLENGE, "TXT", '"token=other"')
     verified_at = domain.verified_at
-    proof.check(domain, now=NOW)
-    assert (domain.verified_at, domain.checked_at) == (verified_at, NOW)
+    for day, state in ((0, "missing"), (1, "missing"), (2, "missing"), (3, "lost"), (4, "lost")):
+        now = NOW + day * DAY
+        proof.check(domain, now=now)
+        assert (domain.verified_at, domain.checked_at, domain.lost_since) == (verified_at, now, NOW)
+        assert domain.proof_state(now) == state
+        assert bool(domain.proof_problem(now)) is (state == "lost")
     assert domain.check_result.startswith("Still verified, but: the TXT record")
+    assert [kind for kind, *_ in events()] == ["domain.proof_missing", "domain.proof_lost"]
+    show(zone, domain)
+    proof.check(domain, now=NOW + 5 * DAY)
+    assert (domain.lost_since, domain.proof_problem(NOW + 5 * DAY)) == (None, "")
+    assert [kind for kind, *_ in events()][-1] == "domain.proof_found"
+
+
+@pytest.mark.django_db
+def test_a_loss_between_two_looks_far_apart_is_told_once(zone: PowerDns) -> None:
+    domain = claim(verified=True)
+    for day in (0, 30, 31):
+        proof.check(domain, now=NOW + day * DAY)
+    assert [kind for kind, *_ in events()] == ["domain.proof_missing", "domain.proof_lost"]
+
+
+@pytest.mark.django_db
+def test_silence_is_no_loss(scripted: ScriptedDns, settings: Any) -> None:
+    settings.AUTHORITY_OVERRIDES = {"cust.test": scripted.text}
+    domain = claim(verified=True)
+    for script in (lambda query, _: None, _refusing):
+        scripted.script = script
+        proof.check(domain, now=NOW)
+        assert (domain.lost_since, domain.proof_problem(NOW)) == (None, "")
+        assert domain.check_result.startswith("Still verified, but: no name server")
+    assert events() == []
+
+
+def _refusing(query: Any, _protocol: str) -> Any:
+    reply = query.reply(aa=1)
+    reply.header.rcode = RCODE.SERVFAIL
+    return reply
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_token_that_was_never_published_expires(zone: PowerDns, is_shown: bool) -> None:
+    domain = claim(challenge_issued_at=NOW - 31 * DAY)
+    old = domain.challenge
+    if is_shown:
+        show(zone, domain)
+    proof.check(domain, now=NOW)
+    assert (domain.verified_at, domain.challenge_issued_at) == (None, NOW)
+    assert domain.challenge != old and "Publish the new one" in domain.check_result
+    show(zone, domain)
+    assert proof.check(domain, now=NOW + DAY).verified_at == NOW + DAY
+
+
+@pytest.mark.django_db
+def test_the_token_of_a_verified_domain_does_not_expire(zone: PowerDns) -> None:
+    domain = claim(verified=True, challenge_issued_at=NOW - 400 * DAY)
+    show(zone, domain)
+    assert proof.check(domain, now=NOW).proof_problem(NOW) == ""
 
 
 @pytest.mark.django_db
@@ -213,17 +276,96 @@ def test_a_zone_that_cannot_be_found_is_said_and_the_sentence_fits(settings: Any
 
 
 @pytest.mark.django_db
-def test_the_second_customer_with_a_proof_is_refused(zone: PowerDns) -> None:
+@pytest.mark.parametrize("who_goes", ["the contender", "the holder"])
+def test_two_accounts_with_a_token_freeze_each_other_until_one_goes(zone: PowerDns, who_goes: str) -> None:
     first, second = claim(), claim()
     show(zone, first, second)
     proof.check(first, now=NOW)
-    proof.check(second, now=NOW)
-    assert (first.verified_at, second.verified_at) == (NOW, None)
-    assert second.checked_at == NOW
+    for _ in range(2):
+        proof.check(second, now=NOW)
+    first.refresh_from_db()
+    assert (first.verified_at, second.verified_at, second.contested_since) == (NOW, None, NOW)
     assert second.check_result == (
         "Not verified: the token is there, but this hostname is verified for another account."
     )
-    assert events() == [("domain.verified", first.customer_id, first.pk)]
+    assert [domain.proof_state(NOW) for domain in (first, second)] == ["contested", "contested"]
+    assert "another account" in first.proof_problem(NOW)
+    told = [(kind, customer) for kind, customer, _ in events()][1:]
+    assert sorted(told) == sorted(("domain.contested", domain.customer_id) for domain in (first, second))
+
+    if who_goes == "the contender":
+        show(zone, first)
+        proof.check(second, now=NOW + DAY)
+        assert second.contested_since is None
+        assert first.proof_problem(NOW + DAY) == ""
+    else:
+        ServiceDomain.objects.filter(pk=first.pk).update(deleted_at=NOW)
+        proof.check(second, now=NOW + DAY)
+        assert second.verified_at == NOW + DAY and second.proof_problem(NOW + DAY) == ""
+
+
+@pytest.mark.django_db
+def test_a_deleted_contender_freezes_nobody(zone: PowerDns) -> None:
+    first, second = claim(verified=True), claim(contested_since=NOW)
+    assert first.proof_problem(NOW)
+    ServiceDomain.objects.filter(pk=second.pk).update(deleted_at=NOW)
+    assert first.proof_problem(NOW) == ""
+
+
+@pytest.mark.django_db
+def test_a_hostname_whose_proof_is_lost_goes_to_who_proves_it(zone: PowerDns) -> None:
+    """And what the first account had published once proves nothing any more."""
+    first, second = claim(), claim()
+    show(zone, first)
+    proof.check(first, now=NOW)
+    old = first.challenge
+    show(zone, second)
+    proof.check(first, now=NOW + DAY)
+    proof.check(second, now=NOW + DAY)
+    assert second.verified_at is None, "one day is no loss"
+    proof.check(second, now=NOW + 4 * DAY)
+    first.refresh_from_db()
+    assert (first.verified_at, first.lost_since, second.verified_at) == (None, None, NOW + 4 * DAY)
+    assert first.challenge != old
+    zone.put("cust.test", CHALLENGE, "TXT", f'"token={old}"', f'"{second.challenge_value}"')
+    assert proof.check(first, now=NOW + 5 * DAY).verified_at is None
+    assert [kind for kind, *_ in events()][-2:] == ["domain.released", "domain.verified"]
+    assert ServiceDomain.objects.verified().get() == second
+
+
+@pytest.mark.django_db
+def test_what_is_due_is_looked_at_and_nothing_else(zone: PowerDns) -> None:
+    hour = timedelta(hours=1)
+    due = [
+        claim(verified=True, checked_at=NOW - 25 * hour),
+        claim(hostname="b.cust.test", checked_at=None),
+        claim(hostname="c.cust.test", checked_at=NOW - hour, created_at=NOW - DAY),
+        claim(hostname="d.cust.test", checked_at=NOW - 25 * hour, contested_since=NOW - DAY, created_at=NOW - 40 * DAY),
+    ]
+    rest = [
+        claim(hostname="e.cust.test", verified=True, checked_at=NOW - 23 * hour),
+        claim(hostname="f.cust.test", checked_at=NOW - 25 * hour, created_at=NOW - 8 * DAY),
+        claim(hostname="g.cust.test", checked_at=NOW - timedelta(minutes=9), created_at=NOW - DAY),
+        claim(hostname="h.cust.test", verified=True, checked_at=None, deleted_at=NOW),
+    ]
+    before = {domain.pk: domain.checked_at for domain in rest}
+    assert proof.check_due(NOW, seconds=0) == 0
+    assert proof.check_due(NOW, seconds=20) == len(due)
+    for domain in due:
+        domain.refresh_from_db()
+        assert domain.checked_at and domain.checked_at > NOW
+    assert {d.pk: d.checked_at for d in ServiceDomain.objects.filter(pk__in=before)} == before
+    assert proof.check_due(NOW, seconds=20) == 0
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("hostname", ["canary-1.demo.test", "localhost.test"])
+def test_our_own_names_are_not_for_claiming(hostname: str, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["localhost.test"]
+    factories.target("canary", hostname="canary-1.demo.test")
+    domain = ServiceDomain(service=factories.service(), hostname=hostname)
+    with pytest.raises(ValidationError, match="This hostname is ours"):
+        domain.clean()
 
 
 @pytest.mark.django_db
@@ -254,4 +396,4 @@ def test_of_customers_who_race_one_wins(zone: PowerDns) -> None:
         thread.join()
     assert ServiceDomain.objects.filter(verified_at__isnull=False).count() == 1
     assert ServiceDomain.objects.filter(check_result__contains="for another account").count() == 7
-    assert len(events()) == 1
+    assert [kind for kind, *_ in events()].count("domain.verified") == 1
