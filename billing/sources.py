@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from billing.models import UsageSource
+from tranche_site.floor import egress
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -110,19 +111,26 @@ class Directory(Place):
 
 
 class Bucket(Place):
-    """A prefix in S3 or a compatible store. Credentials come from the environment, as boto3 finds them."""
+    """A prefix in S3 or a compatible store, reached through the egress guard.
+
+    Credentials come from the environment, as botocore finds them; that may ask the machine's own metadata service.
+    """
 
     def __init__(self, bucket: str, prefix: str, endpoint_url: str) -> None:
-        import boto3
+        import botocore.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
+        from billing.s3_session import GuardedSession, authorities
+
         self.bucket, self.prefix = bucket, prefix
-        config = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3})
+        session, config = botocore.session.Session(), Config(retries={"mode": "standard", "max_attempts": 3})
         try:
-            self.client: Any = boto3.session.Session().client("s3", endpoint_url=endpoint_url or None, config=config)
+            self.client: Any = session.create_client("s3", endpoint_url=endpoint_url or None, config=config)
+            http = GuardedSession(timeout=(5, 20), verify=authorities(session.get_config_variable("ca_bundle")))
         except (BotoCoreError, ValueError) as error:
             raise SourceUnavailable(str(error)) from error
+        self.client.meta.events.register("before-send.s3", lambda request, **_: http.send(request))
 
     def objects(self) -> Iterator[ListedObject]:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -134,7 +142,7 @@ class Bucket(Place):
                     key = entry["Key"]
                     if not key.endswith("/") and not _is_ignored(key.rpartition("/")[2]):
                         yield ListedObject(key, entry["ETag"].strip('"'), entry["Size"])
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, egress.Refused) as error:
             raise SourceUnavailable(f"s3://{self.bucket}/{self.prefix}: {error}") from error
 
     @contextmanager
@@ -157,7 +165,7 @@ class Bucket(Place):
             if _status(error) in (404, 412):
                 raise ObjectGone(item.key) from error
             raise SourceUnavailable(f"{item.key}: {error}") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, egress.Refused) as error:
             raise SourceUnavailable(f"{item.key}: {error}") from error
 
 

@@ -92,7 +92,7 @@ class Addresses:
         for _ in range(_HOPS):
             answer = await self._ask(servers, name, qtype, recursive=recursive)
             if answer.error:
-                is_ours = recursive and not answer.rcode and not self._is_anyone_alive()
+                is_ours = recursive and not answer.rcode and not (answer.reached and self._is_anyone_alive())
                 return Resolved(problem=f"{first} does not resolve: {answer.error}", is_ours=is_ours), 0.0
             if answer.rcode == "NXDOMAIN":
                 return Resolved(problem=f"{first} does not resolve: there is no {name} (NXDOMAIN)"), 0.0

@@ -63,6 +63,8 @@ class Answer:
     authoritative: bool = False
     records: tuple[Record, ...] = ()
     error: str = ""
+    reached: bool = True
+    """False if nothing could even be sent to the server."""
 
 
 def txt_values(answer: Answer) -> list[str]:
@@ -126,7 +128,7 @@ async def _ask(server: Server, name: str, qtype: str, identity: int, timeout_sec
     except _Unusable as error:
         return Answer(place, name, qtype, error=str(error))
     except OSError as error:
-        return Answer(place, name, qtype, error=f"can't be reached: {error.strerror or error}")
+        return Answer(place, name, qtype, error=f"can't be reached: {error.strerror or error}", reached=False)
     if reply.rcode not in _TELLING:
         return Answer(place, name, qtype, reply.rcode, reply.authoritative, error=f"answered {reply.rcode}")
     return Answer(place, name, qtype, reply.rcode, reply.authoritative, reply.records)

@@ -18,7 +18,7 @@ _home: Path | None = None
 
 os.environ.setdefault("STATICFILES_STORAGE", "django.contrib.staticfiles.storage.StaticFilesStorage")
 os.environ.update(
-    PROBE_ALLOW_PRIVATE="1", PROBE_MINIMUM_INTERVAL_SECONDS="1", SECRET_KEY="only for tests",
+    PROBE_ALLOW_PRIVATE="1", LOGS_ALLOW_PRIVATE="1", PROBE_MINIMUM_INTERVAL_SECONDS="1", SECRET_KEY="only for tests",
     AWS_EC2_METADATA_DISABLED="true", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1",
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ from billing.models import LogObject, UsageBucket, UsageSource
 from billing.sources import Bucket, Directory, ListedObject, ObjectGone, SourceUnavailable
 from tests import factories
 from tests.billing.log_lines import logpush
+from tests.services import tls
+from tests.services.tls import pki_fixture  # noqa: F401
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -120,6 +123,90 @@ def test_what_is_fetched_from_a_bucket_is_what_was_listed(s3: Any, store: str) -
 def test_a_bucket_that_cant_be_listed_is_said(store: str, bucket: str, endpoint: str | None) -> None:
     with pytest.raises(SourceUnavailable):
         keys(Bucket(bucket, "", endpoint or store))
+
+
+# --- the egress guard -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tripwire() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def is_untouched(listener: socket.socket) -> bool:
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_store_on_a_private_address_is_not_connected_to(
+    scheme: str, host: str, tripwire: socket.socket, settings: Any
+) -> None:
+    settings.LOGS_ALLOW_PRIVATE = False
+    place = Bucket("logs_", "cf/", f"{scheme}://{host}:{tripwire.getsockname()[1]}")
+    with pytest.raises(SourceUnavailable, match=r"^s3://logs_/cf/: egress guard: .+ which is not the public internet$"):
+        keys(place)
+    with pytest.raises(SourceUnavailable, match="egress guard"), place.fetched(ListedObject("a", "0", 0)):
+        pass
+    assert is_untouched(tripwire)
+
+
+def test_a_store_on_a_private_address_may_be_allowed(s3: Any, store: str, settings: Any) -> None:
+    s3.put_object(Bucket="logs", Key="a", Body=b"x")
+    place = Bucket("logs", "", store.replace("127.0.0.1", "localhost"))
+    settings.LOGS_ALLOW_PRIVATE = False
+    with pytest.raises(SourceUnavailable, match="egress guard"):
+        keys(place)
+    settings.LOGS_ALLOW_PRIVATE = True
+    assert keys(place) == ["a"]
+
+
+def test_a_store_on_another_port_is_not_connected_to(settings: Any) -> None:
+    settings.LOGS_ALLOW_PRIVATE = False
+    with pytest.raises(SourceUnavailable, match="egress guard: port 9000 is not one of 80, 443"):
+        keys(Bucket("logs", "", "http://8.8.8.8:9000"))
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_proxy_of_the_environment_is_passed_by(
+    is_allowed: bool, tripwire: socket.socket, s3: Any, store: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LOGS_ALLOW_PRIVATE = is_allowed
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{tripwire.getsockname()[1]}")
+    if is_allowed:
+        assert keys(Bucket("logs", "", store)) == []
+    else:
+        with pytest.raises(SourceUnavailable, match="egress guard"):
+            keys(Bucket("logs", "", store))
+    assert is_untouched(tripwire)
+
+
+def test_a_store_sees_its_own_name(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tls.TlsSite(pki / "good.pem")
+    site.answer = tls.respond(200, b"<ListBucketResult></ListBucketResult>")
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (site.address, site.port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(pki / "ca.pem"))
+    assert keys(Bucket("logs_", "", f"https://{tls.HOST}:{site.port}")) == []
+    site.close()
+    (request,) = site.requests
+    assert request.server_name == tls.HOST
+    assert request.headers["host"] == f"{tls.HOST}:{site.port}"
+
+
+def test_a_store_with_a_certificate_that_nobody_trusts_is_not_read(pki: Path) -> None:
+    site = tls.TlsSite(pki / "good.pem")
+    with pytest.raises(SourceUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        keys(Bucket("logs_", "", f"https://127.0.0.1:{site.port}"))
+    site.close()
+    assert site.requests == []
 
 
 @pytest.mark.django_db

@@ -4,8 +4,12 @@ write an IPv4 address into an IPv6 one."""
 from __future__ import annotations
 
 import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,3 +137,138 @@ def test_inside_global_unicast_only_the_table_refuses(address: ipaddress.IPv6Add
     special = ["2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"]
     if not any(address in ipaddress.IPv6Network(network) for network in special):
         assert egress.refusal(str(address), 443) is None
+
+
+# --- our own addresses --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "form", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2001:4860::8888"]
+)
+def test_our_own_networks_are_refused_in_any_form(form: str, settings: Any) -> None:
+    settings.EGRESS_OWN_NETWORKS = egress.networks(["8.8.8.0/24", " 2001:4860::/32"])
+    reason = egress.refusal(form, 443)
+    assert reason
+    assert "which is ours (EGRESS_OWN_NETWORKS)" in reason
+    assert egress.refusal("8.8.4.4", 443) is None
+    settings.EGRESS_OWN_NETWORKS = ()
+    assert egress.refusal(form, 443) is None
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8/24", "8.8.8", "8.8.8.0/33", "www.example.com", "", "8.8.8.0-8.8.8.9"])
+def test_an_own_network_that_is_none_is_said_at_the_start(text: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"EGRESS_OWN_NETWORKS: .+\. Write networks .+ 198\.51\.100\.0/24"):
+        egress.networks(["1.1.1.0/24", text])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+def test_an_address_of_this_machine_is_known(address: str) -> None:
+    """Loopback stands for the others here, below the table; tests/test_tripwires.py gives a machine public ones."""
+    assert "is an address of this machine" in (egress._ours(address, (), 0) or "")
+    assert egress._ours("8.8.8.8", (), 0) is None
+
+
+def test_a_machine_that_can_bind_anything_goes_by_the_table(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "1\n")
+    egress._warn.cache_clear()
+    assert egress._ours("127.0.0.1", (), 1) is None
+    assert egress._ours("127.0.0.1", (), 2) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "/proc/sys/net/ipv4/ip_nonlocal_bind is on, so this machine can't tell its addresses: "
+        "list them in EGRESS_OWN_NETWORKS"
+    ]
+
+
+def test_what_can_t_be_told_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptors(*_: Any) -> socket.socket:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", no_descriptors)
+    assert egress._ours("8.8.8.8", (), 3) == "whether 8.8.8.8 is this machine's can't be told: Too many open files"
+
+
+# --- connecting -----------------------------------------------------------------------------------------------------
+
+
+Answers = Callable[..., list[str]]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """Make every name have these addresses; what comes back lists the names that were asked for."""
+
+    def answers(*addresses: str) -> list[str]:
+        asked: list[str] = []
+
+        def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+            asked.append(host)
+            families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+            return [
+                (family, socket.SOCK_STREAM, 0, "", (address, port))
+                for family, address in zip(families, addresses, strict=True)
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return asked
+
+    return answers
+
+
+@pytest.fixture
+def tripwire() -> Any:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def accepts(listener: socket.socket) -> int:
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return 0
+    return 1 + accepts(listener)
+
+
+def test_a_name_is_asked_for_once_and_its_address_connected_to(answers: Answers, tripwire: socket.socket) -> None:
+    port = tripwire.getsockname()[1]
+    asked = answers("127.0.0.1")
+    with egress.connect("www.example.com", port, 5.0, allow_private=True) as connection:
+        assert connection.getpeername() == ("127.0.0.1", port)
+        assert connection.gettimeout() == 5.0
+    assert asked == ["www.example.com"]
+    assert accepts(tripwire) == 1
+
+
+@pytest.mark.parametrize("others", [(), ("8.8.8.8",), ("2001:4860:4860::8888", "8.8.8.8")])
+def test_one_bad_address_is_enough(others: tuple[str, ...], answers: Answers, tripwire: socket.socket) -> None:
+    port = tripwire.getsockname()[1]
+    answers(*others, "127.0.0.1")
+    with pytest.raises(egress.Refused, match=r"egress guard: 127\.0\.0\.1 is in 127\.0\.0\.0/8"):
+        egress.connect("www.example.com", port, 5.0, (port,))
+    assert accepts(tripwire) == 0
+
+
+def test_the_next_address_is_tried_if_one_is_dead(answers: Answers, tripwire: socket.socket) -> None:
+    answers("127.0.0.2", "127.0.0.1")
+    egress.connect("www.example.com", tripwire.getsockname()[1], 5.0, allow_private=True).close()
+    assert accepts(tripwire) == 1
+
+
+def test_nobody_there_is_an_os_error(answers: Answers) -> None:
+    answers("127.0.0.2", "127.0.0.3")
+    with pytest.raises(ConnectionRefusedError):
+        egress.connect("www.example.com", 1, 5.0, allow_private=True)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".test", "..", "nobody.invalid"])
+def test_what_does_not_resolve_is_an_os_error(host: str) -> None:
+    with pytest.raises(OSError):
+        egress.connect(host, 443, 5.0)
+
+
+def test_ports_are_judged_before_anything_is_opened(answers: Answers) -> None:
+    answers("8.8.8.8")
+    with pytest.raises(egress.Refused, match="port 9000 is not one of 80, 443"):
+        egress.connect("www.example.com", 9000, 5.0)

@@ -75,7 +75,8 @@ class TlsServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        listener = socket.create_server((self._address, self._port), backlog=512)
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        listener = socket.create_server((self._address, self._port), family=family, backlog=512)
         listener.setblocking(False)
         self._keep(asyncio.create_task(self._accept(listener)))
 
