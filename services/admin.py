@@ -57,7 +57,7 @@ class DomainInline(ReadOnlyInline):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ServiceDomain]:
         found: QuerySet[ServiceDomain] = super().get_queryset(request)
-        return found.filter(deleted_at__isnull=True).with_contest()  # type: ignore[attr-defined,no-any-return]
+        return found.filter(deleted_at__isnull=True).with_contest()  # type: ignore[attr-defined]
 
     @display(description="state", label=PROOF_COLOURS)
     def state(self, domain: ServiceDomain) -> str:
@@ -242,7 +242,7 @@ class ServiceDomainAdmin(SoftDelete):
     empty_hint = "Add a hostname of a service; its page then shows the TXT record that proves it."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ServiceDomain]:
-        return super().get_queryset(request).with_contest()  # type: ignore[no-any-return]
+        return super().get_queryset(request).with_contest()
 
     @display(description="state", label=PROOF_COLOURS)
     def state(self, domain: ServiceDomain) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -14,8 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from services import hostnames, maintenance
-from services.availability import series
-from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target
+from services.models import CHALLENGE_LIFE, Cdn, MaintenanceWindow, Service, ServiceDomain, Target
 from tranche_site.floor.problems import Conflict
 from tranche_site.floor.scoped import (
     ApiViewSet,
@@ -23,7 +22,6 @@ from tranche_site.floor.scoped import (
     OwnedViewSet,
     OwnRow,
     ReadViewSet,
-    Scoped,
     StrictSerializer,
     customer_of,
 )
@@ -65,6 +63,10 @@ class ChallengeSerializer(serializers.Serializer[ServiceDomain]):
 
     name = serializers.CharField(source="challenge_name")
     value = serializers.CharField(source="challenge_value")
+    issued_at = serializers.DateTimeField(
+        source="challenge_issued_at",
+        help_text=f"Unless it is published within {CHALLENGE_LIFE.days} days, the next check makes another.",
+    )
 
 
 class DomainSerializer(StrictSerializer):
@@ -72,12 +74,21 @@ class DomainSerializer(StrictSerializer):
 
     service = OwnRow(queryset=Service.objects.live())
     challenge = ChallengeSerializer(source="*", read_only=True)
+    proof = serializers.SerializerMethodField(
+        help_text="“missing”: the record is gone, and nothing new is written into DNS once it is “lost”, after three days. "
+        "“contested”: another account shows its record too, and nothing new is written until one lets the hostname go."
+    )
 
     class Meta:
         model = ServiceDomain
         fields = [
-            "id", "service", "hostname", "challenge", "verified_at", "checked_at", "check_result", "created_at",
+            "id", "service", "hostname", "challenge", "proof", "verified_at", "lost_since", "checked_at", "check_result",
+            "created_at",
         ]  # fmt: skip
+
+    @extend_schema_field(serializers.ChoiceField(["not verified", "verified", "missing", "lost", "contested"]))
+    def get_proof(self, domain: ServiceDomain) -> str:
+        return domain.proof_state(timezone.now())
 
     def validate_hostname(self, hostname: str) -> str:
         """A claim blocks nobody, but what another customer has proven is taken."""
@@ -95,7 +106,7 @@ class DomainFilter(FilterSet):
 class DomainViewSet(OwnedViewSet):
     """The hostnames of services."""
 
-    queryset = ServiceDomain.objects.live()
+    queryset = ServiceDomain.objects.live().with_contest()
     serializer_class = DomainSerializer
     filterset_class = DomainFilter
 
@@ -224,75 +235,3 @@ class MaintenanceWindowViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.Dest
 
     def perform_destroy(self, instance: MaintenanceWindow) -> None:
         instance.lift(timezone.now())
-
-
-# --- availability --------------------------------------------------------------------------------------------------
-
-MAX_POINTS = 1500
-
-
-class AvailabilityQuery(serializers.Serializer[Any]):
-    """[from, to) in steps, all in whole minutes."""
-
-    to = serializers.DateTimeField(required=False, default_timezone=UTC, help_text="Unless told: now.")
-    step = serializers.IntegerField(
-        required=False, min_value=60, max_value=86_400, default=300, help_text="Seconds; a multiple of 60."
-    )
-
-    def get_fields(self) -> dict[str, Any]:
-        # “from” is a word of Python's.
-        start = serializers.DateTimeField(
-            required=False, default_timezone=UTC, help_text="Unless told: a day before “to”."
-        )
-        return {"from": start, **super().get_fields()}
-
-    def validate_step(self, step: int) -> int:
-        if step % 60:
-            raise serializers.ValidationError("Give a multiple of 60 seconds.")
-        return step
-
-    def validate(self, query: dict[str, Any]) -> dict[str, Any]:
-        try:
-            end = query.get("to", timezone.now()).astimezone(UTC)
-            start = query.get("from", end - timedelta(days=1)).astimezone(UTC).replace(second=0, microsecond=0)
-        except OverflowError:
-            raise serializers.ValidationError({"to": ["This is outside of the calendar."]}) from None
-        if start >= end:
-            raise serializers.ValidationError({"from": ["This is not before “to”."]})
-        if end - start > MAX_POINTS * timedelta(seconds=query["step"]):
-            raise serializers.ValidationError(
-                {"step": [f"That is more than {MAX_POINTS} points a path: make the step longer, or the time shorter."]}
-            )
-        return {"from": start, "to": end, "step": query["step"]}
-
-
-class PointSerializer(serializers.Serializer[Any]):
-    """One step of one path, over all vantage points."""
-
-    path = serializers.IntegerField(source="target_id")
-    at = serializers.DateTimeField(help_text="When the step begins.")
-    good = serializers.IntegerField()
-    bad = serializers.IntegerField()
-    availability = serializers.FloatField(allow_null=True, help_text="good / (good + bad); null when both are 0.")
-
-
-class AvailabilityFilter(FilterSet):
-    service = IdFilter(field_name="domain__service")
-
-
-class AvailabilityViewSet(Scoped, ApiViewSet, mixins.ListModelMixin):
-    """Good and bad probes of every path, by step. Pages hold all points of some paths: `limit` counts paths."""
-
-    queryset = PathViewSet.queryset
-    serializer_class = PointSerializer
-    filterset_class = AvailabilityFilter
-
-    @extend_schema(parameters=[AvailabilityQuery])
-    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Steps without any probe are left out. Ordered by path and time."""
-        query = AvailabilityQuery(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        start, end, step = (query.validated_data[name] for name in ("from", "to", "step"))
-        page: Any = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
-        points = series([path.pk for path in page], start, end, step)
-        return self.get_paginated_response(PointSerializer(points, many=True).data)

@@ -11,44 +11,81 @@ from django.db import connection
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One step of one target. `vantage_point_id` None: all of them together."""
+    """One step of one target. `vantage_point_id` None: of all vantage points that are not told apart, together."""
 
     target_id: int
     vantage_point_id: int | None
     at: datetime
     good: int
     bad: int
-    availability: float | None
-    """The share of good among good and bad; None when no sample had a vote."""
-    mean_ms: float | None
-    """Of the good samples."""
+    total_ms: float = 0
+    """Summed up over the `timed` samples among the good ones."""
+    timed: int = 0
+
+    @property
+    def availability(self) -> float | None:
+        """The share of good among good and bad; None when no sample had a vote."""
+        return self.good / (self.good + self.bad) if self.good + self.bad else None
+
+    @property
+    def mean_ms(self) -> float | None:
+        return self.total_ms / self.timed if self.timed else None
 
 
-_SQL = """
-SELECT target_id, {point}, date_bin(make_interval(secs => %(step)s), minute_at, %(start)s),
-    sum(good), sum(bad), sum(total_ms_sum), sum(count_ms)
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    expires_at: datetime
+    issuer: str
+    """Empty when the samples that told it are gone."""
+
+
+# Not sorted here: Postgres would sort the minutes rather than the few points that they add up to.
+_SERIES = """
+SELECT target_id, CASE WHEN vantage_point_id = ANY(%(apart)s) THEN vantage_point_id END,
+    date_bin(make_interval(secs => %(step)s), minute_at, %(start)s), sum(good), sum(bad), sum(total_ms_sum), sum(count_ms)
 FROM sample_minutes
 WHERE target_id = ANY(%(targets)s) AND minute_at >= %(start)s AND minute_at < %(end)s
 GROUP BY 1, 2, 3
-ORDER BY 1, 2, 3
+"""
+
+# The newest minute that knows one. Its issuer stands in that minute's samples alone: few enough to look through.
+_CERTIFICATES = """
+SELECT newest.target_id, newest.certificate_expires_at, coalesce((
+    SELECT x.certificate_issuer FROM probe_samples x
+    WHERE x.service_id = newest.service_id AND x.slot_at >= newest.minute_at
+        AND x.slot_at < newest.minute_at + interval '1 minute' AND x.target_id = newest.target_id
+        AND x.certificate_expires_at = newest.certificate_expires_at
+    LIMIT 1
+), '')
+FROM unnest(%(targets)s::bigint[]) wanted (target_id) CROSS JOIN LATERAL (
+    SELECT m.target_id, m.service_id, m.minute_at, m.certificate_expires_at FROM sample_minutes m
+    WHERE m.target_id = wanted.target_id AND m.minute_at >= %(start)s AND m.minute_at < %(end)s
+        AND m.certificate_expires_at IS NOT NULL
+    ORDER BY m.minute_at DESC, m.certificate_expires_at
+    LIMIT 1
+) newest
 """
 
 
 def series(
-    target_ids: Collection[int], start: datetime, end: datetime, step_seconds: int, *, by_vantage_point: bool = False
+    target_ids: Collection[int], start: datetime, end: datetime, step_seconds: int, apart: Collection[int] = ()
 ) -> list[Point]:
-    """The steps of [start, end) in which anything was probed, by target and time. Steps are counted from `start`.
+    """The steps of [start, end) in which anything was probed, by target, vantage point and time.
 
-    A minute belongs to the step in which it begins, so give `start` in whole minutes, and `step_seconds` as well.
+    Steps are counted from `start`. A minute belongs to the step in which it begins, so give `start` in whole minutes,
+    and `step_seconds` as well. Vantage points of which the ids are in `apart` have points of their own.
     """
-    sql = _SQL.format(point="vantage_point_id" if by_vantage_point else "NULL::bigint")
     with connection.cursor() as cursor:
-        cursor.execute(sql, {"targets": list(target_ids), "start": start, "end": end, "step": step_seconds})
-        return [
-            Point(
-                target, point, at.astimezone(UTC), good, bad,
-                good / (good + bad) if good + bad else None,
-                total / count if count else None,
-            )
-            for target, point, at, good, bad, total, count in cursor.fetchall()
-        ]  # fmt: skip
+        cursor.execute(
+            _SERIES,
+            {"targets": list(target_ids), "start": start, "end": end, "step": step_seconds, "apart": list(apart)},
+        )
+        points = [Point(target, place, at.astimezone(UTC), *sums) for target, place, at, *sums in cursor.fetchall()]
+    return sorted(points, key=lambda point: (point.target_id, point.vantage_point_id or 0, point.at))
+
+
+def certificates(target_ids: Collection[int], start: datetime, end: datetime) -> dict[int, Certificate]:
+    """The newest that was seen in [start, end) of each target, the one that expires first if they differ."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CERTIFICATES, {"targets": list(target_ids), "start": start, "end": end})
+        return {target: Certificate(at.astimezone(UTC), issuer) for target, at, issuer in cursor.fetchall()}

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from django.db.models import Case, OuterRef, Subquery, Value, When
+from django.db.models import Case, OuterRef, QuerySet, Subquery, Value, When
+from django.db.models.functions import Coalesce
+from django.utils.html import format_html_join
 
-from services.availability import Point, series
-from services.models import ProbeSample, Target, VantagePoint
+from services.availability import Certificate, Point, certificates, series
+from services.models import ProbeSample, Service, Target, VantagePoint
 from services.outcomes import BAD
 
 SPANS = {1: timedelta(minutes=15), 7: timedelta(hours=2)}
 """Length of a cell by the days that are shown."""
 MAX_ROWS = 40
+MAX_STRIPS = 240
+"""Of paths and their vantage points: the fewer paths there are, the more vantage points of each have room."""
 FAILURES = 10
+CERTIFICATE_DAYS = 7
+"""How far back a certificate is looked for: a path that fails before it shows one keeps the last."""
 CELL_WIDTH, CELL_HEIGHT, LATENCY_HEIGHT = 10, 16, 24
 _LATENCY_TOP = CELL_HEIGHT + 4
-_ROLE_ORDER = Case(*(When(role=role, then=Value(n)) for n, role in enumerate(Target.DOMAIN_ROLES)))
+_CELL = (
+    f'<rect class="tr-cell-{{}}" x="{{}}" width="{CELL_WIDTH - 1}" height="{CELL_HEIGHT}"><title>{{}}</title></rect>'
+)
+_ROLE_ORDER = Case(*(When(looks_at=role, then=Value(n)) for n, role in enumerate(Target.DOMAIN_ROLES)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +40,13 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One path. `lines` are the points of its latency, one line for each time without a gap."""
+class Strip:
+    """What was seen of one path, from everywhere or from one vantage point.
 
-    target: Target
+    `lines` are the points of its latency, one line for each time without a gap.
+    """
+
+    name: str
     availability: float | None
     mean_ms: float | None
     cells: list[Cell]
@@ -42,7 +54,30 @@ class Row:
 
     @property
     def shown(self) -> str:
-        return "" if self.availability is None else shown(self.availability)
+        return "no data" if self.availability is None else f"{shown(self.availability)} available"
+
+    @property
+    def drawn(self) -> str:
+        """There are thousands of cells: a template's loop would take several times as long."""
+        return format_html_join("\n", _CELL, ((cell.colour, cell.x, cell.title) for cell in self.cells))
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What is said of a path's certificate, and how urgently."""
+
+    text: str
+    tone: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One path or facet. `strips`: over all vantage points, then from each that has probed it."""
+
+    target: Target
+    strips: list[Strip]
+    certificate: Expiry | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,42 +94,69 @@ class Chart:
     end: datetime
     rows: list[Row]
     left_out: bool
+    points_left_out: bool
     slowest_ms: float | None
     failures: list[Failure]
     width: int
     height: int = _LATENCY_TOP + LATENCY_HEIGHT
-    cell_width: int = CELL_WIDTH - 1
-    cell_height: int = CELL_HEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What all rows have in common."""
+
+    now: datetime
+    spans: dict[datetime, str]
+    """Of the cells, in words, by their beginning."""
+    slowest_ms: float | None
+    vantage_points: list[VantagePoint]
 
 
 def read(service_id: int, now: datetime, days: int = 1) -> Chart:
-    """Three queries, whatever there is: paths, their series, and the last failures."""
+    """Five queries, whatever there is: paths, vantage points, their series, certificates, and the last failures."""
     step = SPANS[days]
     start, end = _span(now, days)
-    # Also those that are off: what they saw may be among the last failures.
-    targets = list(
-        Target.objects.filter(domain__service=service_id)
-        .select_related("domain", "cdn")
-        .order_by("-enabled", "domain_id", _ROLE_ORDER, "rank", "id")[: MAX_ROWS + 1]
-    )
+    targets = list(_targets(service_id)[: MAX_ROWS + 1])
     left_out, targets = len(targets) > MAX_ROWS, targets[:MAX_ROWS]
-    points = series([target.pk for target in targets], start, end, int(step.total_seconds()))
-    by_target: dict[int, dict[datetime, Point]] = defaultdict(dict)
+    room = MAX_STRIPS // max(len(targets), 1) - 1
+    vantage_points = list(_vantage_points()[:room])
+    ids = [target.pk for target in targets]
+    points = series(ids, start, end, int(step.total_seconds()), [point.pk for point in vantage_points])
+    expiring = certificates(ids, now - timedelta(days=CERTIFICATE_DAYS), end)
+    by_target: dict[int, list[Point]] = defaultdict(list)
     for point in points:
-        by_target[point.target_id][point.at] = point
+        by_target[point.target_id].append(point)
     slowest = max((point.mean_ms for point in points if point.mean_ms is not None), default=None)
     times = [start + step * n for n in range((end - start) // step)]
+    spans = {at: f"{at:%Y-%m-%d %H:%M}–{at + step:%H:%M} UTC" for at in times}
+    view = _View(now, spans, slowest, vantage_points)
     in_use = [target for target in targets if target.enabled and target.domain and not target.domain.deleted_at]
     return Chart(
         days=days,
         start=start,
         end=end,
-        rows=[_row(target, by_target[target.pk], times, step, slowest) for target in in_use],
+        rows=[_row(target, by_target[target.pk], expiring.get(target.pk), view) for target in in_use],
         left_out=left_out,
+        points_left_out=any(point.vantage_point_id is None for point in points),
         slowest_ms=slowest,
         failures=_failures(service_id, now, {target.pk: str(target) for target in targets}, [] if left_out else points),
         width=len(times) * CELL_WIDTH,
     )
+
+
+def _targets(service_id: int) -> QuerySet[Target]:
+    """Every facet behind its path. Also those that are off: what they saw may be among the last failures."""
+    return (
+        Target.objects.filter(domain__service=service_id)
+        .select_related("domain__service", "cdn")
+        .annotate(looks_at=Coalesce("facet_of__role", "role"), path=Coalesce("facet_of_id", "id"))
+        .order_by("-enabled", "domain_id", _ROLE_ORDER, "rank", "path", "facet")
+    )
+
+
+def _vantage_points() -> QuerySet[VantagePoint]:
+    is_off = Case(When(state=VantagePoint.State.OFF, then=Value(1)), default=Value(0))
+    return VantagePoint.objects.order_by(is_off, "name")
 
 
 def _span(now: datetime, days: int) -> tuple[datetime, datetime]:
@@ -104,24 +166,57 @@ def _span(now: datetime, days: int) -> tuple[datetime, datetime]:
     return end - timedelta(days=days), end
 
 
-def _row(
-    target: Target, points: dict[datetime, Point], times: Sequence[datetime], step: timedelta, slowest: float | None
-) -> Row:
-    seen = list(points.values())
-    good, bad = sum(point.good for point in seen), sum(point.bad for point in seen)
-    timed = [point for point in seen if point.mean_ms is not None]
-    weight = sum(point.good for point in timed)
+def _row(target: Target, points: Sequence[Point], certificate: Certificate | None, view: _View) -> Row:
+    by_place: dict[int | None, dict[datetime, Point]] = defaultdict(dict)
+    by_time: dict[datetime, list[Point]] = defaultdict(list)
+    for point in points:
+        by_place[point.vantage_point_id][point.at] = point
+        by_time[point.at].append(point)
+    everywhere = _strip("all vantage points", {at: _together(found) for at, found in by_time.items()}, view)
+    places = [place for place in view.vantage_points if place.pk in by_place]
     return Row(
         target=target,
-        availability=good / (good + bad) if good + bad else None,
-        mean_ms=sum((point.mean_ms or 0) * point.good for point in timed) / weight if weight else None,
-        cells=[_cell(n, at, step, points.get(at)) for n, at in enumerate(times)],
-        lines=_lines([points.get(at) for at in times], slowest),
+        strips=[everywhere, *(_strip(place.name, by_place[place.pk], view) for place in places)],
+        certificate=_expiry(certificate, view.now, target.domain.service) if certificate and target.domain else None,
     )
 
 
-def _cell(place: int, at: datetime, step: timedelta, point: Point | None) -> Cell:
-    title = f"{at:%Y-%m-%d %H:%M}–{at + step:%H:%M} UTC: "
+def _together(points: Collection[Point]) -> Point:
+    first = next(iter(points))
+    return Point(
+        first.target_id,
+        None,
+        first.at,
+        good=sum(point.good for point in points),
+        bad=sum(point.bad for point in points),
+        total_ms=sum(point.total_ms for point in points),
+        timed=sum(point.timed for point in points),
+    )
+
+
+def _strip(name: str, points: Mapping[datetime, Point], view: _View) -> Strip:
+    whole = _together(points.values()) if points else None
+    return Strip(
+        name=name,
+        availability=whole.availability if whole else None,
+        mean_ms=whole.mean_ms if whole else None,
+        cells=[_cell(n, span, points.get(at)) for n, (at, span) in enumerate(view.spans.items())],
+        lines=_lines([points.get(at) for at in view.spans], view.slowest_ms),
+    )
+
+
+def _expiry(certificate: Certificate, now: datetime, service: Service) -> Expiry:
+    day, left = f"{certificate.expires_at:%Y-%m-%d}", certificate.expires_at - now
+    issuer = f", issued by {certificate.issuer}" if certificate.issuer else ""
+    title = f"{certificate.expires_at:%Y-%m-%d %H:%M} UTC{issuer}"
+    if left <= timedelta():
+        return Expiry(f"certificate expired on {day}", "expired", title)
+    tone = "soon" if left < timedelta(days=service.minimum_certificate_days) else ""
+    return Expiry(f"certificate: {left.days} day{'' if left.days == 1 else 's'} left, to {day}", tone, title)
+
+
+def _cell(place: int, span: str, point: Point | None) -> Cell:
+    title = f"{span}: "
     if point is None or point.availability is None:
         title += "no data" if point is None else "no sample with a vote"
     else:

@@ -378,7 +378,7 @@ class Target(models.Model):
         """Another look at a path, judged apart and kept by `services.facets`: over IPv6, or past the cache."""
 
         IPV6 = "ipv6", "IPv6"
-        UNCACHEABLE = "uncacheable"
+        UNCACHEABLE = "uncacheable", "uncacheable"
 
     PATH_ROLES: Collection[str] = (Role.PRIMARY, Role.BACKUP)
     DOMAIN_ROLES: Collection[str] = (*PATH_ROLES, Role.ORIGIN)

@@ -8,13 +8,8 @@ from rest_framework.routers import SimpleRouter
 from billing.api import InvoiceViewSet, UsageSnapshotViewSet
 from customers.api import AccountView
 from dns.api import RoutingViewSet, WeightChangeViewSet
-from services.api import (
-    AvailabilityViewSet,
-    CdnViewSet,
-    DomainViewSet,
-    MaintenanceWindowViewSet,
-    ServiceViewSet,
-)
+from services.api import CdnViewSet, DomainViewSet, MaintenanceWindowViewSet, ServiceViewSet
+from services.seen_api import AvailabilityViewSet, SampleViewSet
 from storms.api import CdnPathViewSet, FindingViewSet, PolicyViewSet, StormViewSet
 from tranche_site.floor.problems import not_found
 
@@ -25,6 +20,7 @@ router.register("cdns", CdnViewSet, "cdn")
 router.register("cdn-paths", CdnPathViewSet, "cdn-path")
 router.register("maintenance-windows", MaintenanceWindowViewSet, "maintenance-window")
 router.register("availability", AvailabilityViewSet, "availability")
+router.register("samples", SampleViewSet, "sample")
 router.register("storm-policies", PolicyViewSet, "storm-policy")
 router.register("storms", StormViewSet, "storm")
 router.register("findings", FindingViewSet, "finding")

@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='target',
             name='facet',
-            field=models.CharField(blank=True, choices=[('ipv6', 'IPv6'), ('uncacheable', 'Uncacheable')], db_default='', default='', editable=False, max_length=12),
+            field=models.CharField(blank=True, choices=[('ipv6', 'IPv6'), ('uncacheable', 'uncacheable')], db_default='', default='', editable=False, max_length=12),
         ),
         migrations.AddField(
             model_name='target',

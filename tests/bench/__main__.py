@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle, probes, recording
+from tests.bench import Result, idle, probes, recording, service_page, slip
 
 BENCHES: dict[str, Callable[[], Result]] = {
     "probe_cpu_ms": probes.probe_cpu_ms,
     "probe_rate": probes.probe_rate,
+    "probe_slip_p99_ms": slip.probe_slip_p99_ms,
+    "probe_rss_mib": slip.probe_rss_mib,
     "record_rows": recording.record_rows,
+    "service_page_ms": service_page.service_page_ms,
     "idle_mib": idle.idle_mib,
     "idle_cpu_percent": idle.idle_cpu_percent,
 }

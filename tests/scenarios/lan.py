@@ -66,9 +66,17 @@ def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> 
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
-            raise SystemExit(f"not within {seconds} s: {what}")
+            raise SystemExit(f"not within {seconds} s: {what}; {state()}")
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def state() -> str:
+    """What there is to be known when things are not as they should be."""
+    verdicts = PathVerdict.objects.values_list("target__role", "target__address", "verdict", "reason", "votes")
+    points = VantagePoint.objects.values_list("name", "blind_reason", "last_probe_at")
+    storms = StormEvent.objects.values_list("started_at", "ended_at", "closed_at", "reason")
+    return f"at {timezone.now()}: {[*verdicts]}; {[*points]}; {[*storms]}"
 
 
 def run(*command: str, text: str | None = None) -> None:
@@ -94,7 +102,7 @@ class World:
         for last in (1, *SITES.values()):
             run("ip", "address", "add", f"{v4(last)}/32", "dev", "lo")
             run("ip", "address", "add", f"{v6(last)}/128", "dev", "lo", "nodad")
-        DNSServer(self, address=RESOLVER, port=53, logger=DNSLogger("", prefix=False)).start_thread()
+        DNSServer(self, address=RESOLVER, port=53, logger=DNSLogger(logf=lambda line: None)).start_thread()
         started = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True).start()
         started.wait(10)
@@ -105,7 +113,7 @@ class World:
         async def respond(request: Request) -> Response:
             return Response(200, b"hello")
 
-        for name, last in SITES.items():
+        for last in SITES.values():
             for address in (v4(last), v6(last)):
                 server = TlsServer(address, 443, *contexts, respond)
                 server.start()

@@ -128,7 +128,7 @@ def test_a_new_partition_has_the_indexes_of_the_table() -> None:
             " WHERE x.indrelid = %s::regclass",
             [AHEAD[0]],
         )
-        assert cursor.fetchone() == (2,)
+        assert cursor.fetchone() == (3,)
     assert len(definitions) == 2
     assert any("(slot_at, target_id, vantage_point_id, attempt)" in text for text in definitions)
     assert any("(service_id, slot_at)" in text for text in definitions)

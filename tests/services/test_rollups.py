@@ -151,6 +151,31 @@ def test_a_late_sample_of_the_newest_minutes_is_counted_and_an_older_one_is_not(
 
 
 @pytest.mark.django_db
+def test_samples_that_come_very_late_are_counted_when_they_are_told_of() -> None:
+    """Postgres was away for ten minutes: fresh samples are counted first, then what waited on disk, file by file."""
+    everything = [sample(60 * n + 10 * k) for n in range(30) for k in range(6)]
+    before, away, after = everything[: 6 * 10], everything[6 * 10 : 6 * 20], everything[6 * 20 :]
+    now = NOON + timedelta(minutes=30)
+    samples.write(before[:-6])
+    roll_up(NOON + timedelta(minutes=9))
+    samples.write([*before[-6:], *after])
+    for part in (away[:25], away[25:]):
+        late = [replace(row, is_late=True) for row in part]
+        samples.write(late)
+        rollups.count_again(late[0].slot_at, late[-1].slot_at, now)
+    roll_up(now)
+    assert minutes() == oracle(everything, now)
+
+
+@pytest.mark.django_db
+def test_a_minute_that_is_not_over_is_not_counted_again_either() -> None:
+    samples.write([sample(0), sample(70)])
+    now = NOON + timedelta(seconds=80)
+    rollups.count_again(NOON, NOON + timedelta(seconds=70), now)
+    assert minutes() == oracle([sample(0)], now)
+
+
+@pytest.mark.django_db
 def test_the_newest_minutes_are_counted_again_while_others_follow() -> None:
     samples.write([sample(0), sample(60)])
     roll_up(NOON + 2 * MINUTE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -328,3 +329,83 @@ def test_start_is_the_first_bad_sample_of_the_run(one: str, other: str, seconds_
 
 def test_start_is_never_before_the_last_storms_end() -> None:
     assert detector.storm_start({"a": series("bbbbbb")}, not_before=ago(2)) == ago(2)
+
+
+# --- facets -----------------------------------------------------------------------------------------------------------
+
+SEVERITY = (UP, UNKNOWN, DEGRADED, DOWN)
+
+
+@pytest.mark.parametrize("main", SEVERITY)
+@pytest.mark.parametrize("facet", SEVERITY)
+def test_past_the_cache_counts_as_much_as_the_cache(main: Verdict, facet: Verdict) -> None:
+    view = detector.combined(path(1, main), path(11, facet), None)
+    assert view.verdict is max(main, facet, key=SEVERITY.index)
+    assert view.target == 1
+    worst = [target for target, verdict in ((1, main), (11, facet)) if verdict is view.verdict]
+    assert list(view.culprits) == worst
+
+
+@pytest.mark.parametrize(
+    ("ipv4", "ipv6", "verdict", "alone"),
+    [
+        (UP, UP, UP, ""), (UP, UNKNOWN, UP, ""), (UP, DEGRADED, UP, ""), (UP, DOWN, UP, "IPv6 alone fails"),
+        (DOWN, UP, DEGRADED, "IPv4 alone fails"), (DOWN, DOWN, DOWN, ""), (DOWN, UNKNOWN, DOWN, ""), (DOWN, DEGRADED, DOWN, ""),
+        (DEGRADED, DOWN, DEGRADED, "IPv6 alone fails"), (UNKNOWN, DOWN, UNKNOWN, "IPv6 alone fails"),
+        (UNKNOWN, UP, UNKNOWN, ""),
+    ],
+)  # fmt: skip
+def test_one_family_alone_is_a_finding_and_no_storm(ipv4: Verdict, ipv6: Verdict, verdict: Verdict, alone: str) -> None:
+    view = detector.combined(path(1, ipv4), None, path(16, ipv6))
+    assert view.verdict is verdict
+    assert view.one_family.startswith(alone) and bool(view.one_family) is bool(alone)
+    assert bool(view.down_regions) is (verdict is DOWN)
+    decision = detector.decide(POLICY, NOW, [DomainView(view, (path(2, UP),), path(3, UP))], None, None)
+    assert (decision.action is Action.OPEN) is (verdict is DOWN)
+    assert (FindingKind.ONE_FAMILY in {finding.kind for finding in decision.findings}) is bool(alone)
+
+
+def test_without_facets_a_path_is_what_it_is() -> None:
+    view = path(1, DOWN)
+    assert detector.combined(view, None, None) is view
+
+
+def test_a_cache_hit_beside_a_dead_origin_is_no_fault_of_the_cdn() -> None:
+    """The primary's cache is cold and the backup's is warm: asked past both caches, both fail."""
+    primary = detector.combined(path(1, DOWN), path(11, DOWN), None)
+    warm = path(2, UP)
+    assert detector.attribute(DomainView(primary, (warm,), None))[0] is Attribution.UNPROVEN, "as it looked before"
+    backup = detector.combined(warm, path(12, DOWN), None)
+    assert detector.attribute(DomainView(primary, (backup,), None))[0] is Attribution.ORIGIN_FAULT
+
+
+def test_an_edge_that_cannot_reach_its_origin_is_a_storm_though_its_cache_answers() -> None:
+    primary = detector.combined(path(1, UP), path(11, DOWN, "edge_error"), None)
+    backup = detector.combined(path(2, UP), path(12, UP), None)
+    attribution, _ = detector.attribute(DomainView(primary, (backup,), path(3, UP)))
+    assert attribution is Attribution.EDGE_TO_ORIGIN
+    decision = detector.decide(POLICY, NOW, [DomainView(primary, (backup,), path(3, UP))], None, None)
+    assert (decision.action, decision.down_targets) == (Action.OPEN, (1,))
+    assert "past the cache" in decision.reason
+
+
+def test_a_storm_ends_only_when_both_looks_are_good() -> None:
+    storm = Storm(ago(600), ago(60))
+    for uncacheable, ends in ((path(11, UP, since=ago(40)), True), (path(11, UP), False), (path(11, DEGRADED), False)):
+        primary = detector.combined(path(1, UP, since=ago(50)), uncacheable, None)
+        decision = detector.decide(POLICY, NOW, [DomainView(primary, (path(2, UP),))], storm, None)
+        assert (decision.action is Action.END) is ends
+        assert not ends or decision.at == ago(40)
+
+
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [(None, ""), (14, ""), (13.99, "expires on 2026-03-15, in less than 14 days"), (-1, "expired on 2026-02-28")],
+)
+def test_a_certificate_that_is_about_to_lapse_is_found_on_every_path(days: float | None, found: str) -> None:
+    expiry = None if days is None else NOW + timedelta(days=days)
+    views = [replace(path(n, UP), certificate_expires_at=expiry) for n in (1, 2)]
+    decision = detector.decide(POLICY, NOW, [DomainView(views[0], (views[1],))], None, None)
+    reasons = {f.target: f.reason for f in decision.findings if f.kind is FindingKind.CERTIFICATE}
+    assert set(reasons) == ({1, 2} if found else set())
+    assert all(found in reason for reason in reasons.values())

@@ -17,6 +17,7 @@ from dns.models import WeightChange
 from services.models import MaintenanceWindow, SampleMinute, Service, ServiceDomain, Target
 from storms.models import Finding, StormPolicy
 from tests import factories
+from tests.samples import record
 from tranche_site.floor.scoped import Scoped
 
 VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
@@ -29,7 +30,7 @@ OWN = {
     "service-list", "service-detail",
     "domain-list", "domain-detail", "domain-check",
     "cdn-path-list", "cdn-path-detail",
-    "availability-list",
+    "availability-list", "sample-list",
     "maintenance-window-list", "maintenance-window-detail",
     "storm-policy-list", "storm-policy-detail",
     "storm-list", "storm-detail",
@@ -101,6 +102,7 @@ def tenant(db: None) -> Customer:
         minute_at=now.replace(second=0, microsecond=0) - timedelta(minutes=5),
         good=1,
     )
+    record([path], [factories.vantage_point()], [now - timedelta(minutes=5)])
     UsageSnapshot.objects.create(**of_service, target=path, window_start=march, window_end=april, bytes=1, requests=1)
     Invoice.objects.create(
         customer=customer,
