@@ -18,7 +18,7 @@ $(VENV)/.installed: requirements.txt
 run: $(VENV)/.installed ## start everything on embedded servers: console on http://127.0.0.1:8080
 	$(BIN)/python manage.py up
 
-packages: ## install what the tests need of the system (as root; else it says what is missing)
+packages: ## install what tests and benches need of the system (as root; else it says what is missing)
 	@.ci/packages
 
 test: packages $(VENV)/.installed ## the whole check: lint, types, imports, migrations, tests on real servers
@@ -35,5 +35,5 @@ check: $(VENV)/.installed ## the static half of `make test`
 drill: $(VENV)/.installed ## an outage from probe to invoice, unattended; the last line is JSON
 	$(BIN)/python manage.py drill
 
-bench: $(VENV)/.installed ## measure against peers and limits; one JSON object a line
+bench: packages $(VENV)/.installed ## measure against peers and limits; one JSON object a line
 	$(BIN)/python -m tests.bench

@@ -362,7 +362,7 @@ class VantagePointAdmin(ModelAdmin):
     def state_label(self, point: VantagePoint) -> str:
         return point.state
 
-    @display(description="one each of")
+    @display(description="commands")
     def commands(self, point: VantagePoint) -> str:
         return format_html_join(
             "", '<div><code class="tr-copy">{}</code></div>', ((_command(q),) for q in point.queues)

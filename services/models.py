@@ -69,7 +69,7 @@ class VantagePoint(models.Model):
         default=1,
         db_default=1,
         validators=[MinValueValidator(1), MaxValueValidator(64)],
-        help_text="Probe workers that share its targets, each on a queue of its own: `probe.<name>`, `probe.<name>.1` …",
+        help_text="Probe workers that share its targets: one makes some thousand probes a second.",
     )
     last_probe_at = models.DateTimeField(null=True, blank=True, editable=False)
     blind_since = models.DateTimeField(null=True, blank=True, editable=False)

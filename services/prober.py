@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import threading
@@ -49,6 +50,14 @@ PATIENCE_SECONDS = 5.0
 """How long one batch may take to be recorded before the next samples go to disk."""
 KEPT_ROWS = 100_000
 """How many samples wait in memory if the disk fails too; the oldest go first."""
+
+
+def spare_collector() -> None:
+    """A probe makes some hundred objects and no cycles, while targets by the ten thousand stay: looking at those again
+    and again for garbage would cost a tenth of a probe, and hold up the loop for it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 class Prober:
@@ -203,6 +212,7 @@ class Prober:
                 by_domain[target.domain_id].append(target)
         self._by_domain = dict(by_domain)
         self._rings = self._ring(picture)
+        spare_collector()
 
     def _ring(self, picture: Picture) -> list[schedule.Ring[tuple[int, int]]]:
         entries: dict[float, list[tuple[float, tuple[int, int]]]] = defaultdict(list)

@@ -47,7 +47,6 @@ def _ask_others(own: list[str]) -> Callable[[int, float], None]:
 @shared_task(name="services.keep_probing")
 def keep_probing() -> None:
     """Wake the prober of every vantage point that is not off."""
-    facets.keep()
     for point in VantagePoint.objects.exclude(state=VantagePoint.State.OFF):
         for queue in point.queues:
             probe.apply_async(queue=queue, expires=KEEP_PROBING_SECONDS)
@@ -74,6 +73,12 @@ def maintain_partitions() -> None:
         made, dropped = maintain(now)
         if made or dropped:
             logger.info("sample partitions: made %s, dropped %s", made, dropped)
+
+
+@shared_task(name="services.keep_facets")
+def keep_facets() -> None:
+    """Every save of a service or a path keeps its own; this mends what was changed past them."""
+    facets.keep()
 
 
 @shared_task(name="services.check_proofs")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -114,6 +115,10 @@ class _Easy:
         c.setopt(pycurl.FRESH_CONNECT, 1)
         c.setopt(pycurl.FORBID_REUSE, 1)
         c.setopt(pycurl.SSL_SESSIONID_CACHE, 0)
+        # Every edge speaks these, and there is nothing in a probe to keep secret. OpenSSL would also make a key for the
+        # post-quantum group with each hello, and prefer a cipher whose hash costs more: a fifth of a probe, together.
+        c.setopt(pycurl.SSL_EC_CURVES, "X25519:P-256:P-384")
+        c.setopt(pycurl.TLS13_CIPHERS, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")
         c.setopt(pycurl.CAINFO, kind.ca_file)
         c.setopt(pycurl.OPT_CERTINFO, 1)
         if kind.method == "HEAD":
@@ -183,6 +188,7 @@ class Transport:
         self._epoll = select.epoll()
         self._loop.add_reader(self._epoll.fileno(), self._on_ready)
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
@@ -307,13 +313,23 @@ class Transport:
             self._epoll.register(descriptor, _WANTED[event])
 
     def _on_timer(self, milliseconds: int) -> None:
+        """libcurl has one alarm, and moves it with every probe: a timer that rings too early looks again, so that most
+        moves cost nothing."""
+        self._alarm_at = self._loop.time() + milliseconds / 1000 if milliseconds >= 0 else math.inf
+        if self._timer is None or self._alarm_at < self._timer.when():
+            self._set_timer()
+
+    def _set_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
-            self._timer = None
-        if milliseconds >= 0:
-            self._timer = self._loop.call_later(milliseconds / 1000, self._on_time)
+        self._timer = None if self._alarm_at == math.inf else self._loop.call_at(self._alarm_at, self._on_time)
 
     def _on_time(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._alarm_at:
+            self._set_timer()
+            return
+        self._alarm_at = math.inf
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._collect()
 

@@ -31,6 +31,7 @@ SCHEDULE = [
     ),
     Entry("Finalize invoices", "billing.finalize_invoices", 3600, "Issues drafts past their grace period.", "billing"),
     Entry("Check proofs", "services.check_proofs", 60, "Looks for the tokens that prove domains, each once a day."),
+    Entry("Keep facets", "services.keep_facets", 300, "Makes the facets of every path what its service wants."),
     Entry("Roll samples up", "services.roll_up", 30, "Counts the samples of every complete minute."),
     Entry("Keep samples of storms", "storms.keep_samples", 60, "Copies the raw samples around each storm beside it."),
     Entry("Maintain partitions", "services.maintain_partitions", 3600, "Makes and drops partitions of the samples."),

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='vantagepoint',
             name='shards',
-            field=models.PositiveSmallIntegerField(db_default=1, default=1, help_text='Probe workers that share its targets, each on a queue of its own: `probe.<name>`, `probe.<name>.1` …', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(64)]),
+            field=models.PositiveSmallIntegerField(db_default=1, default=1, help_text='Probe workers that share its targets: one makes some thousand probes a second.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(64)]),
         ),
         migrations.AddConstraint(
             model_name='vantagepoint',

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle, probes, recording, service_page, slip
+from tests.bench import Result, idle, planning, probes, recording, service_page, slip
 
 BENCHES: dict[str, Callable[[], Result]] = {
     "probe_cpu_ms": probes.probe_cpu_ms,
     "probe_rate": probes.probe_rate,
+    "plan_slot_ms": planning.plan_slot_ms,
     "probe_slip_p99_ms": slip.probe_slip_p99_ms,
     "probe_rss_mib": slip.probe_rss_mib,
     "record_rows": recording.record_rows,

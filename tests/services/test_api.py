@@ -272,6 +272,27 @@ def test_a_page_lies_after_or_before(client: APIClient) -> None:
 # --- domains -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"probe_headers": {"Host": "other.test"}}, "probe_headers"),
+        ({"probe_headers": {"X-Probe": "a\r\nb"}}, "probe_headers"),
+        ({"probe_headers": ["X-Probe"]}, "probe_headers"),
+        ({"probe_ipv4": False}, "probe_ipv4"),
+        ({"uncacheable_path": "cart"}, "uncacheable_path"),
+        ({"uncacheable_path": "/"}, "uncacheable_path"),
+        ({"minimum_certificate_days": 400}, "minimum_certificate_days"),
+    ],
+)
+def test_how_a_service_is_probed_is_checked(
+    client: APIClient, owner: Customer, change: dict[str, Any], field: str
+) -> None:
+    service = factories.service(customer=owner)
+    response = client.patch(f"/v1/services/{service.pk}", change)
+    assert response.status_code == 400
+    assert {error["pointer"].split("/")[1] for error in response.json()["errors"]} == {field}
+
+
 def test_a_domain_comes_with_its_challenge(client: APIClient, owner: Customer) -> None:
     service = factories.service(customer=owner)
     made = client.post("/v1/domains", {"service": service.pk, "hostname": "WWW.Example.com."})

@@ -129,7 +129,7 @@ def test_a_new_partition_has_the_indexes_of_the_table() -> None:
             [AHEAD[0]],
         )
         assert cursor.fetchone() == (3,)
-    assert len(definitions) == 2
+    assert len(definitions) == 3
     assert any("(slot_at, target_id, vantage_point_id, attempt)" in text for text in definitions)
     assert any("(service_id, slot_at)" in text for text in definitions)
 

@@ -133,6 +133,11 @@ def test_with_nothing_in_place_it_says_how_to_begin(console: Client) -> None:
 def test_calm_says_so(console: Client) -> None:
     rows.protected_domain()
     a_seeing_vantage_point()
+    for n in (1, 2):
+        factories.target("canary", hostname=f"canary-{n}.test", network=f"AS{n}")
+    factories.target("canary", hostname="canary-3.test", network="AS2")
+    assert "Canaries stand on 2 of the 3 networks" in text_of(console)
+    factories.target("canary", hostname="canary-4.test", network="AS4")
     text = text_of(console)
     assert "Nothing is wrong." in text
     assert "2 paths UP" in text

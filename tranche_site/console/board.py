@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 STALE = timedelta(minutes=2)
+CANARY_NETWORKS = 3
+"""Canaries on fewer networks could not tell our own trouble from one network's."""
 VERDICTS = ("UP", "UNKNOWN", "DEGRADED", "DOWN")  # by severity
 
 
@@ -135,6 +137,7 @@ class Board:
     pins: list[Pin]
     traffic: Traffic | None
     may: frozenset[str]
+    canary_networks: int
 
     @property
     def tone(self) -> str:
@@ -171,12 +174,14 @@ def read(user: User | AnonymousUser, now: datetime) -> Board:
     findings = _list(Finding.objects.open().select_related("service__customer", "target__cdn"), may, "findings")
     freezes = _list(Freeze.objects.filter(lifted_at__isnull=True).select_related("service", "customer"), may, "freezes")
     pins = _list(Pin.objects.filter(expires_at__gt=now).select_related("service"), may, "pins")
+    canaries = Target.objects.live().filter(role=Target.Role.CANARY).values_list("network", "address")
+    networks = len({network or address for network, address in canaries}) if seen else CANARY_NETWORKS
     half = Board(
         now=now, notices=[], counts=counts, storms=storms, points=seen, held=held, changes=changes,
         services=_services(now) if "paths" in may else [],
         sites=_sites(now) if "paths" in may else [],
         bills=_bills() if "bills" in may else [],
-        findings=findings, freezes=freezes, pins=pins, may=may,
+        findings=findings, freezes=freezes, pins=pins, may=may, canary_networks=networks,
         traffic=traffic.read(now) if "usage" in may else None,
     )  # fmt: skip
     half.notices.extend(_notices(half))
@@ -360,6 +365,9 @@ def _notices(board: Board) -> Iterable[Notice]:
     )
     if board.counts and "points" in board.may and not board.points:
         yield Notice("danger", "No vantage point probes", reverse("admin:services_vantagepoint_changelist"))
+    if board.canary_networks < CANARY_NETWORKS:
+        text = f"Canaries stand on {board.canary_networks} of the {CANARY_NETWORKS} networks that blindness is told by"
+        yield Notice("warning", text, reverse("admin:services_target_changelist") + "?role__exact=canary")
     yield from told(
         "warning", len(board.held), "plan waits for an operator", "plans wait for an operator", "dns_weightchange",
         "?state__exact=held",

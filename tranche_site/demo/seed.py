@@ -118,5 +118,8 @@ def _make_own_targets(cdns: dict[str, Cdn]) -> None:
             cdn=cdns[edge.role], role=Target.Role.REFERENCE, address=edge.reference, hostname=edge.reference,
             port=settings.DEMO_HTTPS_PORT,
         )  # fmt: skip
-    for host, address in world.CANARIES:
-        Target.objects.create(role=Target.Role.CANARY, address=address, hostname=host, port=settings.DEMO_HTTPS_PORT)
+    for number, (host, address) in enumerate(world.CANARIES, 1):
+        Target.objects.create(
+            role=Target.Role.CANARY, address=address, hostname=host, port=settings.DEMO_HTTPS_PORT,
+            network=f"AS6451{number}",
+        )  # fmt: skip

@@ -31,6 +31,7 @@ from unfold.decorators import display as unfold_display
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
 from unfold.paginator import InfinitePaginator
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from tranche_site.floor.soft_delete import soft_delete
 
@@ -238,7 +239,10 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER  # they count the whole table
     actions_on_bottom = False
     warn_unsaved_form = True
-    formfield_overrides = {models.URLField: {"assume_scheme": "https"}}
+    formfield_overrides = {
+        models.URLField: {"assume_scheme": "https"},
+        models.JSONField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 4})},
+    }
     # What an empty list tells the person who looks at it.
     empty_hint = ""
 
