@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from tests.bench import Result
+from tests.bench import Result, nginx
 from tests.servers import free_port
 from tranche_site.demo import certificates
 from tranche_site.floor.embedded import Postgres
@@ -30,19 +30,6 @@ PROBES = 3000
 PEER_PROBES = 1500
 BLACKBOX = "prometheus-blackbox-exporter"
 
-_NGINX = """
-daemon off; worker_processes 1; pid {d}/nginx.pid; error_log {d}/nginx.err;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; keepalive_timeout 0; ssl_session_tickets off; ssl_session_cache off;
-  client_body_temp_path {d}/tmp; proxy_temp_path {d}/tmp; fastcgi_temp_path {d}/tmp; uwsgi_temp_path {d}/tmp;
-  scgi_temp_path {d}/tmp;
-  server {{
-    listen 127.0.0.1:{port} ssl; ssl_certificate {d}/good.pem; ssl_certificate_key {d}/good.pem; ssl_protocols TLSv1.3;
-    location / {{ return 200 "hello"; }}
-  }}
-}}
-"""
 _MODULE = """
 modules:
   https:
@@ -70,14 +57,11 @@ def probe_rate() -> Result:
 
 @cache
 def _measure() -> tuple[dict[str, float], float | None]:
-    if not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
-        raise SystemExit("this bench needs nginx: apt-get install nginx-light")
     directory = Path(tempfile.mkdtemp(prefix="tranche-bench-"))
     directory.chmod(0o755)
     try:
         certificates.make(directory, [HOST])
-        port = free_port()
-        with _nginx(directory, port):
+        with nginx.serving(directory) as port:
             ours = _client(directory, port)
             return ours, _blackbox(directory, port)
     finally:
@@ -119,17 +103,6 @@ def _blackbox(directory: Path, port: int) -> float | None:
         before = _cpu_seconds(process.pid)
         list(pool.map(lambda _: _get(url), range(PEER_PROBES)))
         return round((_cpu_seconds(process.pid) - before) / PEER_PROBES * 1000, 3)
-
-
-@contextmanager
-def _nginx(directory: Path, port: int) -> Iterator[None]:
-    config = directory / "nginx.conf"
-    (directory / "tmp").mkdir()
-    config.write_text(_NGINX.format(d=directory, port=port))
-    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
-    with _running([binary, "-c", str(config), "-p", str(directory)], directory / "nginx.log"):
-        time.sleep(0.5)
-        yield
 
 
 @contextmanager

@@ -12,14 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from tests import hostile
-from tests.bench import Result
-from tests.servers import free_port
+from tests.bench import Result, nginx
 from tranche_site.floor.embedded import Postgres
 
 PER_KIND = 4
@@ -28,20 +25,6 @@ PER_KIND = 4
 GOOD_ADDRESSES = [f"127.0.1.{n}" for n in range(1, 9)]
 LIMIT_MS = 500
 LIMIT_MIB = 256
-
-_NGINX = """
-daemon off; worker_processes 1; pid {d}/nginx.pid; error_log {d}/nginx.err;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; keepalive_timeout 0; ssl_session_tickets off; ssl_session_cache off;
-  client_body_temp_path {d}/tmp; proxy_temp_path {d}/tmp; fastcgi_temp_path {d}/tmp; uwsgi_temp_path {d}/tmp;
-  scgi_temp_path {d}/tmp;
-  server {{
-    {listens} ssl_certificate {d}/good.pem; ssl_certificate_key {d}/good.pem; ssl_protocols TLSv1.3;
-    location / {{ return 200 "hello"; }}
-  }}
-}}
-"""
 
 
 def probe_slip_p99_ms() -> Result:
@@ -60,7 +43,7 @@ def _measure() -> dict[str, float]:
     directory = Path(tempfile.mkdtemp(prefix="tranche-bench-"))
     directory.chmod(0o755)
     try:
-        with hostile.running(directory, PER_KIND) as ports, _nginx(directory) as port:
+        with hostile.running(directory, PER_KIND) as ports, nginx.serving(directory, GOOD_ADDRESSES) as port:
             told = _client(directory, port, ports)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -91,20 +74,3 @@ def _client(directory: Path, port: int, ports: hostile.Ports) -> dict[str, float
         return told
     finally:
         postgres.stop()
-
-
-@contextmanager
-def _nginx(directory: Path) -> Iterator[int]:
-    """The good targets, with the certificate that the hostile ones made; yields their port."""
-    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not binary:
-        raise SystemExit("this bench needs nginx: apt-get install nginx-light")
-    port, config = free_port(), directory / "nginx.conf"
-    listens = " ".join(f"listen {address}:{port} ssl;" for address in GOOD_ADDRESSES)
-    config.write_text(_NGINX.format(d=directory, listens=listens))
-    (directory / "tmp").mkdir()
-    with subprocess.Popen([binary, "-c", str(config), "-p", str(directory)]) as process:
-        try:
-            yield port
-        finally:
-            process.terminate()

@@ -53,6 +53,26 @@ def test_a_good_probe(site: tls.TlsSite, ca: str) -> None:
     assert [request.headers["host"] for request in site.requests] == [HOST]
 
 
+def test_headers_and_the_family_are_the_callers_choice(site: tls.TlsSite, ca: str) -> None:
+    assert through(site, ca, "--header", "X-Probe: word", "--header", "Accept-Language: de")["outcome"] == "ok"
+    assert site.requests[0].headers["x-probe"] == "word"
+    assert site.requests[0].headers["accept-language"] == "de"
+    told = through(site, ca, "--family", "6")
+    assert (told["outcome"], told["reason"]) == ("dns", "127.0.0.1 has no IPv6 address")
+    with pytest.raises(CommandError, match="is set by the probe itself"):
+        through(site, ca, "--header", "Host: other.test")
+
+
+def test_it_reads_well(site: tls.TlsSite, ca: str) -> None:
+    out = StringIO()
+    call_command(
+        "probe", HOST, "--via", f"127.0.0.1:{site.port}", "--ca", ca, "--allow-private", "--body", "absent", stdout=out
+    )
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "wrong_body: status 200, but “absent” is not in the body"
+    assert lines[3].endswith(", by CN = Tranche demo authority") and "days left, until 20" in lines[3]
+
+
 @pytest.mark.parametrize(
     ("answer", "more", "outcome"),
     [

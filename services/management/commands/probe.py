@@ -13,8 +13,8 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from services import hostnames, statuses
-from services.probe import Probe, Reply, Verdict, classify
+from services import headers, hostnames, statuses
+from services.probe import Family, Probe, Reply, Verdict, classify
 from services.transport import Transport
 
 PHASES = ("dns", "connect", "tls", "first_byte", "total")
@@ -36,6 +36,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--allow-private", action="store_true", help="also loopback and private addresses, any port"
         )
+        parser.add_argument("--family", type=int, choices=(4, 6), default=0, help="only IPv4, or only IPv6")
+        parser.add_argument("--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'")
         parser.add_argument("--timeout", type=float, default=5.0, metavar="S")
         parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
@@ -52,6 +54,8 @@ class Command(BaseCommand):
             address=address,
             port=port,
             path=options["path"],
+            headers=headers.lines(dict(options["header"])),
+            family=Family(options["family"]),
             expected=options["expect"],
             body_marker=options["body"].encode(),
             timeout_seconds=options["timeout"],
@@ -71,8 +75,9 @@ class Command(BaseCommand):
         self.stdout.write(f"{told['outcome']}{': ' + told['reason'] if told['reason'] else ''}")
         self.stdout.write(f"  status        {told['status'] or '-'}")
         self.stdout.write(f"  milliseconds  {phases or '-'}")
-        expires = f"{reply.certificate_expires_at:%Y-%m-%d}" if reply.certificate_expires_at else "-"
-        self.stdout.write(f"  certificate   {told['certificate_days']} days left ({expires})")
+        if expires := reply.certificate_expires_at:
+            days = f"{told['certificate_days']} days left, until {expires:%Y-%m-%d}"
+            self.stdout.write(f"  certificate   {days}, by {reply.certificate_issuer}")
         self.stdout.write(f"  address       {told['remote_address'] or '-'}")
 
 
@@ -119,6 +124,13 @@ def _target(text: str) -> tuple[str, int]:
     except ValidationError as error:
         raise ArgumentTypeError(error.messages[0]) from None
     return name, int(port)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, _, value = text.partition(":")
+    if reason := headers.problem({name: value.strip()}):
+        raise ArgumentTypeError(reason)
+    return name, value.strip()
 
 
 def _statuses(text: str) -> frozenset[int]:
