@@ -36,9 +36,13 @@ class Resolved:
 
 
 class Addresses:
-    """A cache of names for one event loop. One lookup a name at a time, whoever waits for it."""
+    """A cache of names for one event loop. One lookup a name at a time, whoever waits for it.
 
-    def __init__(self) -> None:
+    `is_cached` False asks anew each time: canaries must see a resolver that lies at the moment when others do.
+    """
+
+    def __init__(self, *, is_cached: bool = True) -> None:
+        self._is_cached = is_cached
         self._known: dict[tuple[str, Family], tuple[float, Resolved]] = {}
         self._asked: dict[tuple[str, Family], asyncio.Task[Resolved]] = {}
         self._answered_at: dict[lookup.Server, float] = {}
@@ -80,7 +84,7 @@ class Addresses:
                 break
         if not resolved.addresses and not resolved.problem:
             resolved = Resolved(problem=f"{name} has {_WORDS[family]}", lacks_family=True)
-        seconds = seconds if resolved.addresses else FAILURE_SECONDS
+        seconds = (seconds if resolved.addresses else FAILURE_SECONDS) if self._is_cached else 0.0
         self._known[key] = (time.monotonic() + seconds, resolved)
         return resolved
 

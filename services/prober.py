@@ -148,7 +148,8 @@ class Prober:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport = Transport(settings.PROBE_IN_FLIGHT, is_capped=True)
-        self._own_transport = Transport(OWN_IN_FLIGHT)
+        # Of a resolver that begins to lie each name would learn when its answer gets old, the canaries perhaps last.
+        self._own_transport = Transport(OWN_IN_FLIGHT, is_cached=False)
         self._metrics.watch(
             lambda: self._transport.in_flight + self._own_transport.in_flight,
             lambda: len(self._rows),
@@ -212,6 +213,8 @@ class Prober:
                 by_domain[target.domain_id].append(target)
         self._by_domain = dict(by_domain)
         self._rings = self._ring(picture)
+        self._was_good = {key: good for key, good in self._was_good.items() if key[0] in picture.targets}
+        self._bursts = {key: until for key, until in self._bursts.items() if until > time.monotonic()}
         spare_collector()
 
     def _ring(self, picture: Picture) -> list[schedule.Ring[tuple[int, int]]]:
@@ -313,14 +316,14 @@ class Prober:
                 )
 
     def _shoot(self, domain_id: int, point: VantagePoint, slot: float, attempt: int) -> None:
-        for target in self._by_domain.get(domain_id, []):
-            self._start(target, point, slot, attempt)
         # However many domains fail at once, one look at the canaries answers for all of them.
         now = time.monotonic()
         if now - self._canaries_shot.get(point.pk, -math.inf) >= settings.PROBE_BURST_SPACING_SECONDS / 2:
             self._canaries_shot[point.pk] = now
             for canary_id in self._canary_ids:
                 self._start(self._picture.targets.get(canary_id), point, slot, attempt)
+        for target in self._by_domain.get(domain_id, []):
+            self._start(target, point, slot, attempt)
 
     # --- whether we see ---------------------------------------------------------------------------------------------
 
@@ -362,7 +365,9 @@ class Prober:
     async def _keep_recording(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            rows, self._rows = list(self._rows), deque(maxlen=KEPT_ROWS)
+            # What failed while its canaries were still on their way has no vote if they then failed, too.
+            rows = [replace(row, is_blind=True) if self._blind[row.vantage_point_id] else row for row in self._rows]
+            self._rows = deque(maxlen=KEPT_ROWS)
             bad, self._bad_services = self._bad_services, set()
             if rows and not await self._is_recorded(rows):
                 self._put_aside(rows)

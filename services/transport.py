@@ -167,12 +167,13 @@ class Transport:
     """One multi handle on the running event loop. `send` never raises: what goes wrong is in the reply.
 
     `is_capped`: one host, and one address outside the known CDNs, are asked only so often from one vantage point.
+    `is_cached`: names are resolved as often as DNS wants; else for each probe.
     """
 
-    def __init__(self, in_flight: int, ca_file: str = "", *, is_capped: bool = False) -> None:
+    def __init__(self, in_flight: int, ca_file: str = "", *, is_capped: bool = False, is_cached: bool = True) -> None:
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(in_flight)
-        self._addresses = Addresses()
+        self._addresses = Addresses(is_cached=is_cached)
         self._ca_file = ca_file or trusted_authorities()
         self._idle: dict[_Kind, list[_Easy]] = defaultdict(list)
         self._closed = False

@@ -254,7 +254,7 @@ def build(points: int, *, ipv6: bool = False) -> list[VantagePoint]:
     made = [factories.vantage_point(name=f"point-{n}", region="eu", network=f"AS{n}") for n in range(1, points + 1)]
     service = factories.service(interval_seconds=1, timeout_seconds=1, probe_ipv6=ipv6)
     domain = factories.domain(service=service, hostname=HOST)
-    factories.policy(service=service, window_seconds=3, min_samples=3, min_failures=2, closing_samples=3)
+    factories.policy(service=service, window_seconds=3, min_samples=3, min_failures=3, closing_samples=3)
     for role in Target.DOMAIN_ROLES:
         factories.target(role, domain=domain, address=f"{role}.{ZONE}")
     factories.record_set(domain=domain, zone=ZONE)

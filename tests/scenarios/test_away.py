@@ -50,8 +50,13 @@ class Site:
         return verdicts == [(3,)] and blind == [(0,)]
 
     def edge(self, mode: str) -> None:
+        assert self.stack.process.poll() is None, self.stack.out + self.stack.err + self._last_words()
         port = self.stack.environment["DEMO_CONTROL_PORT"]
         assert httpx.post(f"http://127.0.0.1:{port}/primary/{mode}", trust_env=False).status_code == 200
+
+    def _last_words(self) -> str:
+        names = ("worker", "billing", "prober", "beat", "web", "demo")
+        return "\n".join(f"{name}: {self.stack.log(name)[-1500:]}" for name in names)
 
     def figure(self, name: str) -> float:
         """The sum over all labels."""

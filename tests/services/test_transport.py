@@ -821,3 +821,23 @@ def _zone(query: Any, *records: str) -> Any:
         if str(rr.rname) == name:
             reply.add_answer(rr)
     return reply
+
+
+def test_who_must_see_a_resolver_lie_keeps_no_answer(
+    site: TlsSite, ca: str, scripted: ScriptedDns, settings: Any
+) -> None:
+    """A canary that still lives on an old answer would call a vantage point seeing that resolves nothing any more."""
+    settings.AUTHORITY_OVERRIDES = {"cdn.test": scripted.text}
+
+    async def run(is_cached: bool) -> list[Fault | None]:
+        transport, found = Transport(10, ca, is_cached=is_cached), []
+        try:
+            for records in (["edge.cdn.test. 30 A 127.0.0.1"], []):
+                scripted.script = lambda query, protocol, records=records: _zone(query, *records)
+                found.append((await transport.send(probe_of(site, address="edge.cdn.test"))).fault)
+        finally:
+            transport.close()
+        return found
+
+    assert asyncio.run(run(True)) == [None, None]
+    assert asyncio.run(run(False)) == [None, Fault.DNS]
