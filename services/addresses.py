@@ -18,8 +18,10 @@ FAILURE_SECONDS = 1.0
 """How long a failure is remembered, so that a dead name costs little."""
 RESOLVER_ALIVE_SECONDS = 15.0
 """A resolver that answered anything this lately is alive: what it can't tell now is the name's fault, not ours."""
-TRY_SECONDS = 1.5
-"""How long one server is waited for before the next is asked."""
+TRY_SECONDS, ROUNDS = 1.0, 2
+"""How long one server is waited for before the next is asked, and how often each is: datagrams get lost."""
+STALE_SECONDS = 300.0
+"""Our resolvers' silence is no news about a name: its last answer is used for so much longer (RFC 8767)."""
 _HOPS = 8
 _TYPES = {Family.IPV4: ("A",), Family.IPV6: ("AAAA",), Family.EITHER: ("A", "AAAA")}
 _WORDS = {Family.IPV4: "no IPv4 address", Family.IPV6: "no IPv6 address", Family.EITHER: "no address"}
@@ -33,6 +35,8 @@ class Resolved:
     problem: str = ""
     is_ours: bool = False
     lacks_family: bool = False
+    is_silence: bool = False
+    """No server said anything."""
 
 
 class Addresses:
@@ -44,6 +48,8 @@ class Addresses:
     def __init__(self, *, is_cached: bool = True) -> None:
         self._is_cached = is_cached
         self._known: dict[tuple[str, Family], tuple[float, Resolved]] = {}
+        self._good: dict[tuple[str, Family], tuple[float, Resolved]] = {}
+        """The last answers that held addresses, and until when they may be used without a newer one."""
         self._asked: dict[tuple[str, Family], asyncio.Task[Resolved]] = {}
         self._answered_at: dict[lookup.Server, float] = {}
 
@@ -62,6 +68,8 @@ class Addresses:
         try:
             return await asyncio.wait_for(asyncio.shield(task), timeout_seconds)
         except TimeoutError:
+            if stale := self._stale(key):
+                return stale
             problem = f"resolving {name} took longer than {timeout_seconds:g} s"
             # An authority that a setting names is the name's own; a resolver is ours.
             return Resolved(problem=problem, is_ours=not lookup.override_for(name) and not self._is_anyone_alive())
@@ -84,6 +92,10 @@ class Addresses:
                 break
         if not resolved.addresses and not resolved.problem:
             resolved = Resolved(problem=f"{name} has {_WORDS[family]}", lacks_family=True)
+        if resolved.is_silence and not overriding and (stale := self._stale(key)):
+            return stale
+        if resolved.addresses:
+            self._good[key] = (time.monotonic() + seconds + STALE_SECONDS, resolved)
         seconds = (seconds if resolved.addresses else FAILURE_SECONDS) if self._is_cached else 0.0
         self._known[key] = (time.monotonic() + seconds, resolved)
         return resolved
@@ -97,7 +109,8 @@ class Addresses:
             answer = await self._ask(servers, name, qtype, recursive=recursive)
             if answer.error:
                 is_ours = recursive and not answer.rcode and not (answer.reached and self._is_anyone_alive())
-                return Resolved(problem=f"{first} does not resolve: {answer.error}", is_ours=is_ours), 0.0
+                problem = f"{first} does not resolve: {answer.error}"
+                return Resolved(problem=problem, is_ours=is_ours, is_silence=not answer.rcode), 0.0
             if answer.rcode == "NXDOMAIN":
                 return Resolved(problem=f"{first} does not resolve: there is no {name} (NXDOMAIN)"), 0.0
             seconds = min([seconds, *(record.ttl_seconds for record in answer.records)])
@@ -113,13 +126,18 @@ class Addresses:
     async def _ask(self, servers: list[lookup.Server], name: str, qtype: str, *, recursive: bool) -> lookup.Answer:
         """The first server that tells something; the last one's excuse if none does."""
         answer = lookup.Answer("", name, qtype, error="there is no server to ask")
-        for server in servers:
+        for server in servers * ROUNDS:
             answer = await lookup.ask(server, name, qtype, timeout_seconds=TRY_SECONDS, recursive=recursive)
             if answer.rcode and recursive:
                 self._answered_at[server] = time.monotonic()
             if not answer.error:
                 break
         return answer
+
+    def _stale(self, key: tuple[str, Family]) -> Resolved | None:
+        """Not for who must see that the resolver is silent."""
+        until, resolved = self._good.get(key, (0.0, None))
+        return resolved if self._is_cached and time.monotonic() < until else None
 
     def _is_anyone_alive(self) -> bool:
         newest = max(self._answered_at.values(), default=float("-inf"))

@@ -5,6 +5,7 @@ A blind vantage point goes on probing. Its samples are kept, marked, and have no
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ class Sight:
     patience_seconds: float
     canaries: dict[int, tuple[float, bool]] = field(default_factory=dict)
     """Newest result by target: (when, whether it was good)."""
+    looks: deque[tuple[float, int, bool]] = field(default_factory=deque)
+    """All results of canaries of the last two rounds, oldest first: (when, target, whether it was good)."""
     trouble: tuple[float, str] | None = None
     """The last time that the prober itself could not probe, and why."""
     good_at: float | None = None
@@ -29,6 +32,7 @@ class Sight:
 
     def note_canary(self, target_id: int, is_good: bool, now: float) -> None:
         self.canaries[target_id] = (now, is_good)
+        self.looks.append((now, target_id, is_good))
 
     def note_site(self, cdn_id: int | None, site: int, is_good: bool, now: float) -> None:
         """`site` tells domains and reference sites apart."""
@@ -55,6 +59,9 @@ class Sight:
         dark = [name for name, ids in networks.items() if not any(self._is_seen(i, now) for i in ids)]
         if networks and len(dark) * 2 >= len(networks):
             return f"the canaries of {len(dark)} of {len(networks)} networks fail or are silent"
+        failed, looks = self._losses(now)
+        if failed * 3 > looks:
+            return f"{failed} of {looks} looks at canaries that answer failed lately"
         if self._sees_nothing_good(now):
             return (
                 f"all that it probes fails: {len({site for _, site in self.failing})} sites, and no good one among them"
@@ -68,6 +75,17 @@ class Sight:
     def _is_seen(self, target_id: int, now: float) -> bool:
         result = self.canaries.get(target_id)
         return result is not None and result[1] and now - result[0] <= self.patience_seconds
+
+    def _losses(self, now: float) -> tuple[int, int]:
+        """Of the looks at canaries that were good at least once lately, how many failed, and how many there were.
+
+        Loss on our own line spoils every path by chance, the primary sooner or later alone. A dark canary is no loss.
+        """
+        while self.looks and now - self.looks[0][0] > self.patience_seconds:
+            self.looks.popleft()
+        alive = {target for _, target, is_good in self.looks if is_good}
+        looks = [is_good for _, target, is_good in self.looks if target in alive]
+        return looks.count(False), len(looks)
 
     def _sees_nothing_good(self, now: float) -> bool:
         return (

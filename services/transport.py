@@ -11,6 +11,7 @@ import contextlib
 import errno
 import math
 import os
+import secrets
 import select
 import socket
 import time
@@ -60,7 +61,7 @@ def trusted_authorities() -> str:
     bundle = settings.TRANCHE_HOME / "trusted.pem"
     content = Path(certifi.where()).read_bytes() + b"\n" + Path(extra).read_bytes()
     if not bundle.exists() or bundle.read_bytes() != content:
-        making = bundle.with_suffix(".new")
+        making = bundle.with_suffix(f".{secrets.token_hex(4)}")  # several probers may be at it
         making.write_bytes(content)
         making.replace(bundle)
     return str(bundle)

@@ -323,12 +323,13 @@ def attribute(domain: DomainView) -> tuple[Attribution, str]:
     origin_answers = (
         witness is not None and witness.verdict is Verdict.UP and _answered_since(witness, primary.bad_since)
     )
-    backup_answers = any(
-        b.verdict in (Verdict.UP, Verdict.DEGRADED) and _answered_since(b, primary.bad_since) for b in domain.backups
+    # Something beside the primary must be UP: loss on a line of ours spoils all paths by chance, one more than another.
+    backup_answers = any(b.verdict is Verdict.UP and _answered_since(b, primary.bad_since) for b in domain.backups)
+    backup_is_spoiled = bool(domain.backups) and all(
+        b.verdict in (Verdict.DOWN, Verdict.DEGRADED) for b in domain.backups
     )
-    backup_is_spoiled = bool(domain.backups) and all(b.verdict is Verdict.DOWN for b in domain.backups)
     if not backup_answers and not (backup_is_spoiled and origin_answers):
-        return Attribution.NONE, "no backup has answered since the trouble began: waiting for the other paths"
+        return Attribution.NONE, "no backup has been UP since the trouble began: waiting for the other paths"
     if not origin_answers:
         seen = "there is no origin witness" if witness is None else "the origin witness has not answered since"
         return Attribution.UNPROVEN, f"the primary is down and {seen}"

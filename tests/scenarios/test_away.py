@@ -22,7 +22,7 @@ from tests.servers import free_port
 from tests.stack import Stack, until
 from tranche_site.floor.embedded import Postgres, Valkey, embedded_urls
 
-AWAY_SECONDS = float(os.environ.get("AWAY_SECONDS", "30"))
+AWAY_SECONDS = float(os.environ.get("AWAY_SECONDS", "20"))
 INTERVAL_SECONDS = 5.0  # of the demo's service, and of its canaries
 
 

@@ -48,14 +48,36 @@ def test_a_result_counts_for_two_rounds() -> None:
     assert seen.judge(NETWORKS, 0.0, NOW + 0.1)
 
 
-def test_one_bad_round_of_two_is_no_blindness_only_while_the_good_one_is_the_newer() -> None:
+def test_a_bad_round_is_remembered_for_two() -> None:
     seen = sight({1, 2, 3})
     for target in (1, 2, 3):
         seen.note_canary(target, False, NOW + 1)
     assert seen.judge(NETWORKS, 0.0, NOW + 1)
     for target in (1, 2):
         seen.note_canary(target, True, NOW + 2)
-    assert seen.judge(NETWORKS, 0.0, NOW + 2) == ""
+    assert seen.judge(NETWORKS, 0.0, NOW + 2) == "3 of 8 looks at canaries that answer failed lately"
+    for target in (1, 2, 3):
+        seen.note_canary(target, True, NOW + 3)
+    assert seen.judge(NETWORKS, 0.0, NOW + 3) == "", "now it is less than a third"
+
+
+def test_loss_on_our_own_line_is_seen_though_the_newest_looks_are_good() -> None:
+    """A third of all packets lost spoils every path by chance, the primary sooner or later alone."""
+    seen = Sight(PATIENCE)
+    for n, is_good in enumerate((True, False, True, True, False, False, True, True, True)):
+        seen.note_canary(n % 3 + 1, is_good, NOW + n / 10)
+    assert seen.judge({"AS1": [1], "AS2": [2], "AS3": [3]}, 0.0, NOW + 1) == ""
+    seen.note_canary(1, False, NOW + 1)
+    seen.note_canary(1, True, NOW + 1.1)
+    assert seen.judge({"AS1": [1], "AS2": [2], "AS3": [3]}, 0.0, NOW + 1.2).startswith("4 of 11 looks")
+
+
+def test_one_dark_network_of_three_blinds_nobody_in_the_long_run() -> None:
+    seen = Sight(PATIENCE)
+    for n in range(60):
+        seen.note_canary(n % 3 + 1, n % 3 != 0, NOW + n)
+        if n >= 2:
+            assert seen.judge({"AS1": [1], "AS2": [2], "AS3": [3]}, 0.0, NOW + n) == ""
 
 
 def test_without_canaries_nothing_is_said_by_them() -> None:

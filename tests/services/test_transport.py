@@ -841,3 +841,49 @@ def test_who_must_see_a_resolver_lie_keeps_no_answer(
 
     assert asyncio.run(run(True)) == [None, None]
     assert asyncio.run(run(False)) == [None, Fault.DNS]
+
+
+@pytest.fixture
+def as_resolver(scripted: ScriptedDns, settings: Any, monkeypatch: pytest.MonkeyPatch) -> ScriptedDns:
+    """The scripted server as our resolver, which is not waited for long."""
+    settings.DNS_RESOLVERS = [scripted.text]
+    monkeypatch.setattr(addresses, "TRY_SECONDS", 0.2)
+    return scripted
+
+
+def test_a_lost_datagram_is_no_fault_of_the_name(site: TlsSite, ca: str, as_resolver: ScriptedDns) -> None:
+    asked: list[str] = []
+
+    def lose_the_first(query: Any, protocol: str) -> Any:
+        asked.append(protocol)
+        return None if len(asked) == 1 else _zone(query, "edge.cdn.test. 30 A 127.0.0.1")
+
+    as_resolver.script = lose_the_first
+    reply = send(probe_of(site, address="edge.cdn.test", family=Family.IPV4, timeout_seconds=2), ca)
+    assert (reply.status, asked) == (200, ["udp", "udp"])
+
+
+@pytest.mark.parametrize(("later", "fault"), [(None, None), ("SERVFAIL", Fault.DNS), ("NXDOMAIN", Fault.DNS)])
+def test_a_silent_resolver_is_no_news_about_a_name_and_an_answer_is(
+    site: TlsSite, ca: str, as_resolver: ScriptedDns, later: str | None, fault: Fault | None
+) -> None:
+    def answer(query: Any, protocol: str) -> Any:
+        return _zone(query, "edge.cdn.test. 0 A 127.0.0.1")
+
+    def change_its_mind(query: Any, protocol: str) -> Any:
+        reply = query.reply()
+        reply.header.rcode = getattr(RCODE, later or "NOERROR")
+        return reply if later else None
+
+    async def run() -> list[Fault | None]:
+        transport, found = Transport(10, ca), []
+        probe = probe_of(site, address="edge.cdn.test", family=Family.IPV4, timeout_seconds=2)
+        try:
+            for script in (answer, change_its_mind):
+                as_resolver.script = script
+                found.append((await transport.send(probe)).fault)
+        finally:
+            transport.close()
+        return found
+
+    assert asyncio.run(run()) == [None, fault]
