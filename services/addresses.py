@@ -51,6 +51,7 @@ class Addresses:
         self._good: dict[tuple[str, Family], tuple[float, Resolved]] = {}
         """The last answers that held addresses, and until when they may be used without a newer one."""
         self._asked: dict[tuple[str, Family], asyncio.Task[Resolved]] = {}
+        self._forgotten_at = time.monotonic()
         self._answered_at: dict[lookup.Server, float] = {}
 
     async def find(self, name: str, family: Family, timeout_seconds: float) -> Resolved:
@@ -98,6 +99,7 @@ class Addresses:
             self._good[key] = (time.monotonic() + seconds + STALE_SECONDS, resolved)
         seconds = (seconds if resolved.addresses else FAILURE_SECONDS) if self._is_cached else 0.0
         self._known[key] = (time.monotonic() + seconds, resolved)
+        self._forget(time.monotonic())
         return resolved
 
     async def _follow(
@@ -133,6 +135,13 @@ class Addresses:
             if not answer.error:
                 break
         return answer
+
+    def _forget(self, now: float) -> None:
+        """Names come and go; this is looked at once a minute."""
+        if now - self._forgotten_at >= 60:
+            self._forgotten_at = now
+            self._known = {key: kept for key, kept in self._known.items() if now < kept[0]}
+            self._good = {key: kept for key, kept in self._good.items() if now < kept[0]}
 
     def _stale(self, key: tuple[str, Family]) -> Resolved | None:
         """Not for who must see that the resolver is silent."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -18,6 +19,7 @@ from typing import Any
 
 import dnslib
 from django.conf import settings
+from dnslib.label import DNSLabelError  # which is no DNSError
 
 from tranche_site.floor import egress
 
@@ -29,7 +31,9 @@ Question = tuple[Server, str, str]
 DNS_PORT = 53
 _RESOLVER_TIMEOUT_SECONDS = 2.0
 _LONGEST_REPLY = 16 * 1024  # a domain's owner chooses what its servers send us; no zone needs more
-_MOST_NAME_SERVERS = 16
+_MOST_NAME_SERVERS, _MOST_ADDRESSES = 16, 32
+_DELEGATION_SECONDS = 10.0
+"""How long whoever owns a zone may keep us looking for who serves it."""
 _TRUNCATED = 0x02  # in the third byte of a message
 _TELLING = ("NOERROR", "NXDOMAIN")
 
@@ -141,7 +145,7 @@ def _query(name: str, qtype: str, identity: int, recursive: bool) -> Any:
             q=dnslib.DNSQuestion(name, getattr(dnslib.QTYPE, qtype)),
         )
         query.pack()
-    except (dnslib.DNSError, UnicodeError) as error:
+    except (dnslib.DNSError, DNSLabelError, UnicodeError) as error:
         raise _Unusable(f"can't be asked for {name} {qtype}: {error}") from error
     return query
 
@@ -217,7 +221,7 @@ def _parse(data: bytes, query: Any) -> _Reply:
             str(dnslib.RCODE.get(message.header.rcode)), bool(message.header.aa), tuple(map(_record, message.rr))
         )
         asked, answered = _questions(query), _questions(message)
-    except (dnslib.DNSError, ValueError, RecursionError) as error:
+    except (dnslib.DNSError, DNSLabelError, ValueError, RecursionError) as error:
         raise _Unusable(f"answered with what is no DNS message: {error}") from error
     if not message.header.qr or message.header.id != query.header.id:
         raise _Unusable("answered with another message's id")
@@ -290,8 +294,11 @@ def _override(name: str) -> tuple[str, list[Server]] | None:
 def _delegation(name: str) -> tuple[str, list[str]]:
     """The nearest zone at or above `name`, never a top-level domain, and the names of its servers."""
     labels = name.split(".")
+    deadline = time.monotonic() + _DELEGATION_SECONDS
     for start in range(len(labels) - 1):
         zone = ".".join(labels[start:])
+        if time.monotonic() > deadline:
+            raise LookupFailed(f"to find the zone of {name} took longer than {_DELEGATION_SECONDS:g} s")
         answer = _resolve([(zone, "NS")])[0]
         if answer.error:
             # Going on to the parent could give the wrong zone: this name may be one whose servers are just down.
@@ -305,7 +312,7 @@ def _delegation(name: str) -> tuple[str, list[str]]:
 def _addresses(names: list[str]) -> list[str]:
     answers = _resolve([(name, qtype) for name in names for qtype in ("A", "AAAA")])
     found = (record.value for answer in answers for record in answer.records if record.type in ("A", "AAAA"))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found))[:_MOST_ADDRESSES]
 
 
 def has_route(address: str) -> bool:

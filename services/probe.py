@@ -52,6 +52,8 @@ class Probe:
     body_marker: bytes = b""
     timeout_seconds: float = 5.0
     source_address: str = ""
+    customer_id: int | None = None
+    """On whose behalf: what many customers ask of one address is shared out among them."""
     allow_private: bool = False
     ca_file: str = ""
 

@@ -10,6 +10,7 @@ first one's proof is lost: then the hostname is the second one's, and the first 
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ from django.utils import timezone
 from customers.models import Event
 from services import lookup
 from services.models import CHALLENGE_LIFE, PROOF_GRACE, ServiceDomain, new_challenge
+
+logger = logging.getLogger(__name__)
 
 AGAIN = timedelta(hours=24)
 """How often a proof, and a claim that contests one, is looked at."""
@@ -79,7 +82,12 @@ def check_due(now: datetime, seconds: float) -> int:
     for domain in due.order_by(F("checked_at").asc(nulls_first=True), "pk").iterator(chunk_size=100):
         if time.monotonic() >= until:
             break
-        check(domain)
+        try:
+            check(domain)
+        except Exception as error:  # one domain must not keep all others from being looked at
+            logger.exception("the proof of %s could not be checked", domain)
+            said = _cut(f"It could not be checked: {type(error).__name__}.")
+            ServiceDomain.objects.filter(pk=domain.pk).update(checked_at=timezone.now(), check_result=said)
         count += 1
     return count
 

@@ -28,7 +28,7 @@ from django.conf import settings
 
 from services import lookup
 from services.addresses import Addresses
-from services.budget import Buckets
+from services.budget import Buckets, Shares
 from services.probe import BODY_LIMIT_BYTES, Family, Fault, Probe, Reply
 from tranche_site.floor import egress
 
@@ -84,13 +84,15 @@ _WANTED = {
 _MOST_EVENTS = 1024
 
 
+_HEADERS = ("Accept: */*", "Accept-Encoding: identity", "Cache-Control: no-cache")
+
+
 class _Kind(NamedTuple):
     """What can't be taken back from a handle, or is not worth setting anew for each probe."""
 
     ca_file: str
     source_address: str
     method: str
-    headers: tuple[str, ...]
 
 
 class _Easy:
@@ -103,9 +105,7 @@ class _Easy:
         self.is_head_whole = False
         self._probe: Probe | None = None
         self.handle = c = pycurl.Curl()
-        c.setopt(
-            pycurl.HTTPHEADER, ["Accept: */*", "Accept-Encoding: identity", "Cache-Control: no-cache", *kind.headers]
-        )
+        self._headers: tuple[str, ...] | None = None
         c.setopt(pycurl.USERAGENT, settings.PROBE_USER_AGENT)
         c.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         c.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -120,6 +120,8 @@ class _Easy:
         # post-quantum group with each hello, and prefer a cipher whose hash costs more: a fifth of a probe, together.
         c.setopt(pycurl.SSL_EC_CURVES, "X25519:P-256:P-384")
         c.setopt(pycurl.TLS13_CIPHERS, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")
+        # With DHE the server chooses the modulus, and one of 10,000 bits stops the loop for a second.
+        c.setopt(pycurl.SSL_CIPHER_LIST, "DEFAULT:!kDHE")
         c.setopt(pycurl.CAINFO, kind.ca_file)
         c.setopt(pycurl.OPT_CERTINFO, 1)
         if kind.method == "HEAD":
@@ -132,6 +134,9 @@ class _Easy:
 
     def aim(self, probe: Probe, address: str, timeout_ms: int) -> None:
         self._probe, self.body, self.trouble, self.is_head_whole = probe, bytearray(), "", False
+        if probe.headers != self._headers:
+            self._headers = probe.headers
+            self.handle.setopt(pycurl.HTTPHEADER, [*_HEADERS, *probe.headers])
         literal = f"[{address}]" if ":" in address else address
         self.handle.setopt(pycurl.URL, f"https://{probe.host}{probe.path}")
         self.handle.setopt(pycurl.CONNECT_TO, [f"{probe.host}:443:{literal}:{probe.port}"])
@@ -179,7 +184,9 @@ class Transport:
         self._idle: dict[_Kind, list[_Easy]] = defaultdict(list)
         self._closed = False
         self._host_caps: Buckets[tuple[str, str, str]] = Buckets(settings.PROBE_MOST_PER_HOST if is_capped else 0)
-        self._address_caps: Buckets[tuple[str, str]] = Buckets(settings.PROBE_MOST_PER_ADDRESS if is_capped else 0)
+        self._address_caps: Shares[tuple[str, str], int | None] = Shares(
+            settings.PROBE_MOST_PER_ADDRESS if is_capped else 0
+        )
         self._pulse_at = self._stalled_at = time.monotonic()
         self._pulse = self._loop.call_later(_PULSE_SECONDS, self._beat)
         self.in_flight = 0
@@ -237,11 +244,11 @@ class Transport:
 
     def _cap(self, probe: Probe, address: str) -> str:
         """Why this probe would be one too many, or "". Nobody can have us flood an address, its owner neither."""
-        now = time.monotonic()
-        if not probe.is_on_known_cdn and not self._address_caps.take((probe.source_address, address), now):
-            return f"{address} is asked {self._address_caps.rate:g} times a second already, for all hosts together"
-        if not self._host_caps.take((probe.source_address, address, probe.host), now):
+        now, here = time.monotonic(), probe.source_address
+        if not self._host_caps.take((here, address, probe.host), now):
             return f"{address} is asked {self._host_caps.rate:g} times a second for {probe.host} already"
+        if not probe.is_on_known_cdn and not self._address_caps.take((here, address), probe.customer_id, now):
+            return f"{address} is asked {self._address_caps.rate:g} times a second already, for all hosts together"
         return ""
 
     def _beat(self) -> None:
@@ -283,6 +290,7 @@ class Transport:
             self._multi.add_handle(easy.handle)
             code, text = await waiter
             reply = _reply(easy, code, text, at, dns_ms, address)
+            easy.body = bytearray()  # it may rest for long
             is_whole = True
             return reply
         finally:
@@ -296,7 +304,7 @@ class Transport:
 
     def _easy(self, probe: Probe) -> _Easy:
         """A handle for this kind of probe, used before if there is one: setting up a new one costs as much as its answer."""
-        kind = _Kind(probe.ca_file or self._ca_file, probe.source_address, probe.method, probe.headers)
+        kind = _Kind(probe.ca_file or self._ca_file, probe.source_address, probe.method)
         idle = self._idle[kind]
         return idle.pop() if idle else _Easy(kind)
 

@@ -136,6 +136,7 @@ def _watched(row: dict[str, Any], suffixes: tuple[str, ...]) -> Watched:
         # The marker stands in the page that the customer named first; another page has its own words.
         body_marker=b"" if is_uncacheable else service["body_marker"].encode(),
         timeout_seconds=float(service["timeout_seconds"]),
+        customer_id=row["customer_id"],
         allow_private=settings.PROBE_ALLOW_PRIVATE,
     )
     return Watched(

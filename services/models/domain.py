@@ -33,6 +33,8 @@ class ServiceDomainQuerySet(models.QuerySet["ServiceDomain"]):
         return self.live().filter(verified_at__isnull=True, contested_since__isnull=False)
 
 
+LONGEST_NAME = 253
+"""Of a name in DNS; that of a domain's TXT record is longer than its own."""
 CHALLENGE_LIFE = timedelta(days=30)
 """How long a token may wait to be published."""
 PROOF_GRACE = timedelta(days=3)
@@ -136,6 +138,9 @@ class ServiceDomain(models.Model):
         self.hostname = hostnames.normalize(self.hostname)
         if self.service_id:
             self.customer_id = self.service.customer_id
+        if len(self.challenge_name) > LONGEST_NAME:
+            most = LONGEST_NAME - (len(self.challenge_name) - len(self.hostname))
+            raise ValidationError({"hostname": f"At most {most} characters: the name of its TXT record is longer."})
         proven = ServiceDomain.objects.verified().filter(hostname=self.hostname)
         if self.verified_at is None and proven.exclude(customer=self.customer_id).exists():
             raise ValidationError({"hostname": "This hostname is proven by another customer."})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.budget import Bucket, Buckets
+from services.budget import Bucket, Buckets, Shares
 
 
 @given(st.floats(0.1, 50), st.lists(st.floats(0, 3), min_size=1, max_size=200))
@@ -45,3 +45,25 @@ def test_a_clock_that_goes_back_gives_nothing_away() -> None:
     bucket = Bucket(1.0, 1)
     assert bucket.take(100.0)
     assert not bucket.take(50.0)
+
+
+def test_who_asks_for_too_much_takes_nothing_from_another() -> None:
+    """One account floods an address; the other asks twice a second, and is never refused once it has begun."""
+    shares: Shares[str, int] = Shares(20.0)
+    granted = {1: 0, 2: 0}
+    for tick in range(10_000):  # ten seconds
+        now = tick / 1000
+        granted[1] += shares.take("192.0.2.1", 1, now)
+        if tick % 500 == 0:
+            assert shares.take("192.0.2.1", 2, now), now
+            granted[2] += 1
+    assert granted[2] == 20
+    assert granted[1] <= 10 * 10 + 2 * 20
+    assert shares.take("192.0.2.9", 1, 10.0), "another address is another matter"
+
+
+def test_one_owner_alone_has_it_all_and_those_who_left_count_no_more() -> None:
+    shares: Shares[str, int] = Shares(10.0)
+    assert sum(shares.take("a", 1, n / 100) for n in range(1000)) >= 100
+    shares.take("a", 2, 10.0)
+    assert sum(shares.take("a", 1, 100 + n / 100) for n in range(1000)) >= 100

@@ -385,3 +385,18 @@ def test_the_systems_resolvers_are_read(tmp_path: Path) -> None:
     file.write_text("# comment\nsearch test\nnameserver 192.0.2.53\nnameserver 2001:db8::53\noptions edns0\n")
     assert lookup._system_resolvers(file) == [("192.0.2.53", 53), ("2001:db8::53", 53)]
     assert lookup._system_resolvers(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 64 + ".test", ".".join(["a" * 63] * 4) + ".test", "a..test", "\\255" * 70 + ".test"]
+)
+def test_a_name_that_can_t_be_asked_for_is_an_answer_too(name: str) -> None:
+    (answer,) = lookup.ask_all([(("127.0.0.1", 9), name, "TXT")], timeout_seconds=0.2)
+    assert answer.error
+
+
+def test_a_delegation_is_looked_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_DELEGATION_SECONDS", 0.0)
+    monkeypatch.setattr(lookup, "_resolve", lambda questions: [lookup.Answer("r", "n", "NS", "NOERROR")])
+    with pytest.raises(LookupFailed, match="took longer than"):
+        authoritative_servers(".".join(["a"] * 120) + ".test")

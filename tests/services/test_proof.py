@@ -397,3 +397,36 @@ def test_of_customers_who_race_one_wins(zone: PowerDns) -> None:
     assert ServiceDomain.objects.filter(verified_at__isnull=False).count() == 1
     assert ServiceDomain.objects.filter(check_result__contains="for another account").count() == 7
     assert [kind for kind, *_ in events()].count("domain.verified") == 1
+
+
+@pytest.mark.django_db
+def test_one_domain_keeps_no_other_from_being_looked_at(zone: PowerDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, well = claim(hostname="a.cust.test"), claim()
+    show(zone, well)
+    look = proof._look
+
+    def stumble(domain: ServiceDomain) -> Any:
+        if domain.pk == broken.pk:
+            raise RuntimeError("unforeseen")
+        return look(domain)
+
+    monkeypatch.setattr(proof, "_look", stumble)
+    assert proof.check_due(NOW, seconds=20) == 2
+    broken.refresh_from_db()
+    well.refresh_from_db()
+    assert well.verified_at and broken.checked_at
+    assert broken.check_result == "It could not be checked: RuntimeError."
+
+
+@pytest.mark.parametrize(("length", "is_refused"), [(234, False), (235, True), (253, True)])
+def test_a_hostname_leaves_room_for_the_name_of_its_record(length: int, is_refused: bool, db: None) -> None:
+    labels = ".".join(["a" * 60] * 4)
+    hostname = f"{labels}"[: length - 5].rstrip(".") + ".test"
+    hostname = "b" * (length - len(hostname)) + hostname
+    domain = ServiceDomain(service=factories.service(), hostname=hostname)
+    assert len(hostname) == length
+    if is_refused:
+        with pytest.raises(ValidationError, match="At most 234 characters"):
+            domain.clean()
+    else:
+        domain.clean()

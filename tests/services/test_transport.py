@@ -887,3 +887,42 @@ def test_a_silent_resolver_is_no_news_about_a_name_and_an_answer_is(
         return found
 
     assert asyncio.run(run()) == [None, fault]
+
+
+# --- what a hostile owner may not do to the others ----------------------------------------------------------------------
+
+DHE_SUITES = {0x0033, 0x0039, 0x0067, 0x006B, 0x006C, 0x006D, 0x0088, 0x0045, 0x009E, 0x009F, 0xC09E, 0xC09F, 0xCCAA}
+
+
+def test_no_server_may_choose_a_modulus_that_stops_the_loop(site: TlsSite, ca: str) -> None:
+    hellos: list[bytes] = []
+
+    def keep(connection: socket.socket) -> bool:
+        hellos.append(connection.recv(4096, socket.MSG_PEEK))
+        return True
+
+    site.greet = keep
+    assert send(probe_of(site), ca).status == 200
+    hello = hellos[0]
+    after_session = 44 + hello[43]  # record and handshake headers, version, random, session id
+    count = int.from_bytes(hello[after_session : after_session + 2], "big")
+    suites = hello[after_session + 2 : after_session + 2 + count]
+    offered = {int.from_bytes(suites[n : n + 2], "big") for n in range(0, count, 2)}
+    assert 0x1301 in offered and len(offered) > 5
+    assert not offered & DHE_SUITES
+
+
+def test_handles_are_shared_whatever_headers_they_send(site: TlsSite, ca: str) -> None:
+    async def run() -> int:
+        transport = Transport(10, ca)
+        try:
+            for n in range(5):
+                await transport.send(probe_of(site, headers=(f"X-Probe: {n}",)))
+            await transport.send(probe_of(site))
+            return sum(map(len, transport._idle.values()))
+        finally:
+            transport.close()
+
+    assert asyncio.run(run()) == 1
+    sent = [request.headers.get("x-probe") for request in site.requests]
+    assert sent == ["0", "1", "2", "3", "4", None], "no customer's header is sent to another"
