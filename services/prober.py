@@ -45,7 +45,10 @@ SITE_ROLES = (*Target.PATH_ROLES, Target.Role.REFERENCE)
 OWN_IN_FLIGHT = 100
 MOST_WAITING = 2
 """Probes begun but not answered, in multiples of those that may be in flight, before further ones are dropped."""
+MOST_UNTOLD = 20
 NOTE_SECONDS = 2.0
+CANARY_LOOKS_PER_SECOND, CANARY_LOOKS = 0.5, 12
+"""Of the looks at canaries that bursts ask for, and how many may come at once."""
 PATIENCE_SECONDS = 5.0
 """How long one batch may take to be recorded before the next samples go to disk."""
 KEPT_ROWS = 100_000
@@ -86,6 +89,9 @@ class Prober:
         # a broker that hangs does not hold up the recording.
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="teller")
+        self._untold = threading.Semaphore(MOST_UNTOLD)
+        # What must reach the database though the broker hangs or the recorder is busy.
+        self._clerk = ThreadPoolExecutor(1, thread_name_prefix="clerk")
         self._metrics = ProbeMetrics()
         self._spool = Spool(
             settings.PROBE_SPOOL_DIR / "+".join(sorted(posts)),
@@ -107,11 +113,15 @@ class Prober:
         self._was_good: dict[tuple[int, int], bool] = {}
         self._bursts: dict[tuple[int, int], float] = {}
         self._burst_budget = Bucket(settings.PROBE_BURSTS_PER_SECOND, 2 * settings.PROBE_BURSTS_PER_SECOND)
+        self._canary_looks: dict[int, Bucket] = {}
         self._canaries_shot: dict[int, float] = {}
         self._noted: dict[int, float] = {}
         self._rows: deque[samples.Row] = deque(maxlen=KEPT_ROWS)
         self._bad_services: set[int] = set()
+        self._late_slots: list[datetime] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._slot_running: set[tuple[int, int]] = set()
+        self._customer_running: dict[int | None, int] = defaultdict(int)
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
@@ -138,10 +148,10 @@ class Prober:
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread:
             self._thread.join(timeout=10)
-        for executor in (self._recorder, self._teller):
-            with contextlib.suppress(RuntimeError):  # it was stopped before
-                executor.submit(connections.close_all)
-            executor.shutdown(wait=True)
+        for executor in (self._recorder, self._teller, self._clerk):
+            with contextlib.suppress(RuntimeError, TimeoutError):  # it was stopped before, or hangs with its server
+                executor.submit(connections.close_all).result(PATIENCE_SECONDS)
+            executor.shutdown(wait=False)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -167,10 +177,10 @@ class Prober:
         self._transport.close()
         self._own_transport.close()
         stop_serving()
-        rows = list(self._rows)
+        rows = self._taken()
         try:
-            await self._in_thread(samples.write, rows)
-        except Error:
+            await asyncio.wait_for(self._in_thread(samples.write, rows), PATIENCE_SECONDS)
+        except (Error, TimeoutError):
             self._put_aside(rows)
 
     @staticmethod
@@ -206,6 +216,7 @@ class Prober:
         shape = [(point.pk, point.shards) for point in picture.points]
         if picture.targets is before.targets and shape == [(point.pk, point.shards) for point in before.points]:
             return
+        self._announced.clear()  # with fewer shards than before, what the others said must be forgotten
         self._canary_ids = [target for ids in picture.canaries.values() for target in ids]
         by_domain: dict[int, list[Watched]] = defaultdict(list)
         for target in picture.targets.values():
@@ -253,12 +264,38 @@ class Prober:
     def _start(self, target: Watched | None, point: VantagePoint | None, slot: float, attempt: int) -> None:
         if target is None or point is None:
             return
-        if len(self._running) >= MOST_WAITING * settings.PROBE_IN_FLIGHT and target.role not in Target.OWN_ROLES:
-            self._metrics.dropped.labels("busy").inc()
-            return  # what waits longer than this would measure our own queue
+        if reason := self._obstacle(target, point, attempt):
+            self._metrics.dropped.labels(reason).inc()
+            return
         task = asyncio.create_task(self._probe(target, point, slot, attempt))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        customer, place = target.customer_id, (target.id, point.pk)
+        self._customer_running[customer] += 1
+        if attempt == 0:
+            self._slot_running.add(place)
+
+        def is_done(done: asyncio.Task[None]) -> None:
+            self._running.discard(done)
+            self._customer_running[customer] -= 1
+            if not self._customer_running[customer]:
+                del self._customer_running[customer]
+            if attempt == 0:
+                self._slot_running.discard(place)
+
+        task.add_done_callback(is_done)
+
+    def _obstacle(self, target: Watched, point: VantagePoint, attempt: int) -> str:
+        """Why this probe may not begin now, or "". What hangs must not take the room of what others watch."""
+        if target.role in Target.OWN_ROLES:
+            return ""
+        if attempt == 0 and (target.id, point.pk) in self._slot_running:
+            return "overlap"
+        room, taken = MOST_WAITING * settings.PROBE_IN_FLIGHT, len(self._running)
+        if taken >= room:
+            return "busy"  # what waits longer than this would measure our own queue
+        if taken >= room / 2 and self._customer_running.get(target.customer_id, 0) >= room / 4:
+            return "share"
+        return ""
 
     async def _probe(self, target: Watched, point: VantagePoint, slot: float, attempt: int) -> None:
         probe = replace(target.probe, source_address=point.source_address) if point.source_address else target.probe
@@ -274,9 +311,10 @@ class Prober:
         was_good = self._was_good.get((target.id, point.pk), True)
         if is_bad or is_good:
             self._was_good[target.id, point.pk] = is_good
-        if is_bad and was_good and attempt == 0 and target.role in Target.PATH_ROLES and target.domain_id:
+        is_news = is_bad and was_good and attempt == 0 and target.role in Target.PATH_ROLES
+        if is_news and target.domain_id and not self._blind[point.pk]:
             self._burst_everywhere(target.domain_id, slot)
-            self._teller.submit(self._tell, self._on_first_bad, target.domain_id, slot)
+            self._pass_on(self._on_first_bad, target.domain_id, slot)
 
     def _record(
         self, target: Watched, point: VantagePoint, slot: float, attempt: int, reply: Reply, verdict: Verdict
@@ -316,9 +354,12 @@ class Prober:
                 )
 
     def _shoot(self, domain_id: int, point: VantagePoint, slot: float, attempt: int) -> None:
-        # However many domains fail at once, one look at the canaries answers for all of them.
+        # However many domains fail at once, one look at the canaries answers for all of them; and whoever flaps can't
+        # have us ask them so often that they shut us out.
         now = time.monotonic()
-        if now - self._canaries_shot.get(point.pk, -math.inf) >= settings.PROBE_BURST_SPACING_SECONDS / 2:
+        looks = self._canary_looks.setdefault(point.pk, Bucket(CANARY_LOOKS_PER_SECOND, CANARY_LOOKS))
+        is_old = now - self._canaries_shot.get(point.pk, -math.inf) >= settings.PROBE_BURST_SPACING_SECONDS / 2
+        if is_old and looks.take(now):
             self._canaries_shot[point.pk] = now
             for canary_id in self._canary_ids:
                 self._start(self._picture.targets.get(canary_id), point, slot, attempt)
@@ -336,7 +377,7 @@ class Prober:
         if target.role == Target.Role.CANARY:
             sight.note_canary(target.id, is_good, now)
         elif target.role in SITE_ROLES and (is_good or verdict.outcome in outcomes.BAD):
-            sight.note_site(target.cdn_id, target.domain_id or -target.id, is_good, now)
+            sight.note_site(target.cdn_id, target.customer_id, is_good, now)
         networks = self._picture.canaries
         is_new = point.pk not in self._announced and not sight.has_heard_of(networks)
         reason = "its canaries have not answered yet" if is_new else sight.judge(networks, self._clock_off(), now)
@@ -344,7 +385,7 @@ class Prober:
         self._metrics.blind.labels(point.name).set(bool(reason))
         if not is_new and self._announced.get(point.pk) is not bool(reason):
             self._announced[point.pk] = bool(reason)
-            self._teller.submit(self._tell_sight, point, reason)
+            self._clerk.submit(self._tell_sight, point, reason)
 
     def _clock_off(self) -> float:
         """This clock less the database's: as it was measured last, and what the clock has jumped since."""
@@ -365,34 +406,43 @@ class Prober:
     async def _keep_recording(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            # What failed while its canaries were still on their way has no vote if they then failed, too.
-            rows = [replace(row, is_blind=True) if self._blind[row.vantage_point_id] else row for row in self._rows]
-            self._rows = deque(maxlen=KEPT_ROWS)
+            rows = self._taken()
             bad, self._bad_services = self._bad_services, set()
             if rows and not await self._is_recorded(rows):
                 self._put_aside(rows)
                 await asyncio.sleep(1)
                 continue
             if bad:
-                self._teller.submit(self._tell, self._on_bad, bad)
+                self._pass_on(self._on_bad, bad)
             if rows:
                 await self._back_fill()
+
+    def _taken(self) -> list[samples.Row]:
+        """What waits to be recorded. What failed while its canaries were still on their way has no vote if they then
+        failed, too."""
+        waiting, self._rows = self._rows, deque(maxlen=KEPT_ROWS)
+        return [replace(row, is_blind=True) if self._blind[row.vantage_point_id] else row for row in waiting]
 
     async def _is_recorded(self, rows: list[samples.Row]) -> bool:
         """Tried twice, since a connection that was cut is new at the second time."""
         for _ in range(2):
-            writing = asyncio.ensure_future(self._in_thread(_record, rows, self._not_noted_lately(rows)))
             try:
-                while not (await asyncio.wait({writing}, timeout=PATIENCE_SECONDS))[0]:
-                    # Postgres hangs. What comes in meanwhile is safer on disk.
-                    waiting, self._rows = list(self._rows), deque(maxlen=KEPT_ROWS)
-                    self._put_aside(waiting)
-                writing.result()
+                await self._patiently(_record, rows, self._not_noted_lately(rows))
             except Error:
                 continue
+            except asyncio.CancelledError:
+                self._put_aside(rows)  # recorded twice is harmless, and not at all is not
+                raise
             self._metrics.recorded.labels("no").inc(len(rows))
             return True
         return False
+
+    async def _patiently(self, function: Callable[..., object], *arguments: object) -> None:
+        """In the recorder's thread. If Postgres hangs, what comes in meanwhile is safer on disk."""
+        writing = asyncio.ensure_future(self._in_thread(function, *arguments))
+        while not (await asyncio.wait({writing}, timeout=PATIENCE_SECONDS))[0]:
+            self._put_aside(self._taken())
+        writing.result()
 
     def _put_aside(self, rows: list[samples.Row]) -> None:
         logger.warning("%s samples wait for Postgres on disk", len(rows))
@@ -403,15 +453,20 @@ class Prober:
             self._rows.extendleft(reversed(rows))
 
     async def _back_fill(self) -> None:
-        """One file of the spool at a time, so that what is fresh never waits long for what is old."""
+        """One file of the spool at a time, so that what is fresh never waits long for what is old. The minutes that they
+        belong to are counted again once all are in, in a thread that nothing fresh waits for."""
         try:
             found = self._spool.oldest()
             if found:
                 path, rows = found
-                await self._in_thread(_back_fill, rows)
+                await self._patiently(samples.write, rows)
                 self._spool.remove(path)
+                self._late_slots += [pick(row.slot_at for row in rows) for pick in (min, max) if rows]
                 self._metrics.recorded.labels("yes").inc(len(rows))
                 logger.info("%s samples of %s were back-filled", len(rows), path.name)
+            elif self._late_slots:
+                first, last, self._late_slots = min(self._late_slots), max(self._late_slots), []
+                self._clerk.submit(self._tell, rollups.count_again, first, last, datetime.now(UTC))
         except (Error, OSError):
             logger.exception("the spool could not be back-filled")
 
@@ -429,6 +484,13 @@ class Prober:
 
         return await asyncio.get_running_loop().run_in_executor(self._recorder, run)
 
+    def _pass_on(self, function: Callable[..., object], *arguments: object) -> None:
+        """In the teller's thread. While a broker hangs only the first few wait: old news is worth nothing."""
+        if not self._untold.acquire(blocking=False):
+            self._metrics.dropped.labels("untold").inc()
+            return
+        self._teller.submit(self._tell, function, *arguments).add_done_callback(lambda done: self._untold.release())
+
     @staticmethod
     def _tell(function: Callable[..., object], *arguments: object) -> None:
         """Tell somebody something that the sweep would find later anyway: a failure costs time, never the prober."""
@@ -443,13 +505,6 @@ def _record(rows: list[samples.Row], probing: set[int]) -> None:
     samples.write(rows)
     if probing:
         VantagePoint.objects.filter(pk__in=probing).update(last_probe_at=datetime.now(UTC))
-
-
-def _back_fill(rows: list[samples.Row]) -> None:
-    samples.write(rows)
-    if rows:
-        slots = [row.slot_at for row in rows]
-        rollups.count_again(min(slots), max(slots), datetime.now(UTC))
 
 
 def _store_sight(point_id: int, shard: int, reason: str) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 CLOCK_OFF_SECONDS = 30.0
-EVERYTHING_CDNS, EVERYTHING_SITES = 2, 3
-"""Nothing good from so many CDNs and so many domains or reference sites: no single customer, origin or CDN explains it."""
+EVERYTHING_CDNS, EVERYTHING_OWNERS = 2, 3
+"""Nothing good from so many CDNs and so many customers (or us, for reference sites): no one of them explains it."""
 
 
 @dataclass(slots=True)
@@ -27,22 +27,22 @@ class Sight:
     """The last time that the prober itself could not probe, and why."""
     good_at: float | None = None
     """When a path or reference site was good last; before the first one, when the first failed."""
-    failing: set[tuple[int | None, int]] = field(default_factory=set)
-    """(CDN, site) of what has failed since, nothing being good meanwhile."""
+    failing: set[tuple[int | None, int | None]] = field(default_factory=set)
+    """(CDN, customer) of what has failed since, nothing being good meanwhile."""
 
     def note_canary(self, target_id: int, is_good: bool, now: float) -> None:
         self.canaries[target_id] = (now, is_good)
         self.looks.append((now, target_id, is_good))
 
-    def note_site(self, cdn_id: int | None, site: int, is_good: bool, now: float) -> None:
-        """`site` tells domains and reference sites apart."""
+    def note_site(self, cdn_id: int | None, owner: int | None, is_good: bool, now: float) -> None:
+        """`owner` is the customer, or None for a reference site of ours."""
         if is_good:
             self.good_at = now
             self.failing.clear()
         else:
             if self.good_at is None:
                 self.good_at = now
-            self.failing.add((cdn_id, site))
+            self.failing.add((cdn_id, owner))
 
     def note_trouble(self, reason: str, now: float) -> None:
         self.trouble = (now, reason)
@@ -63,9 +63,7 @@ class Sight:
         if failed * 3 > looks:
             return f"{failed} of {looks} looks at canaries that answer failed lately"
         if self._sees_nothing_good(now):
-            return (
-                f"all that it probes fails: {len({site for _, site in self.failing})} sites, and no good one among them"
-            )
+            return f"all that it probes fails, of {len({owner for _, owner in self.failing})} owners"
         return ""
 
     def has_heard_of(self, networks: Mapping[str, Collection[int]]) -> bool:
@@ -92,5 +90,5 @@ class Sight:
             self.good_at is not None
             and now - self.good_at > self.patience_seconds
             and len({cdn for cdn, _ in self.failing}) >= EVERYTHING_CDNS
-            and len({site for _, site in self.failing}) >= EVERYTHING_SITES
+            and len({owner for _, owner in self.failing}) >= EVERYTHING_OWNERS
         )

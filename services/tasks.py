@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -22,6 +23,8 @@ _prober: Prober | None = None
 def start_prober(posts: list[str], on_bad: Callable[[set[int]], None]) -> Prober:
     """Make this process the prober of these posts (`NAME` or `NAME.SHARD`); the roof calls it when a worker is ready."""
     global _prober
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the usual 1,024 are fewer than probes may be in flight
     _prober = Prober(posts, on_bad=on_bad, on_first_bad=_ask_others(posts))
     _prober.ensure_running()
     return _prober

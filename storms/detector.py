@@ -120,6 +120,7 @@ class Window:
     good: int = 0
     bad: int = 0
     blocked: int = 0
+    set_aside: int = 0
     newest_at: datetime | None = None
     newest_good_at: datetime | None = None
     bad_since: datetime | None = None
@@ -148,6 +149,8 @@ class PathView:
     bad: int = 0
     main_fault: str = ""
     blocked_votes: int = 0
+    mute_votes: int = 0
+    """Vantage points that are answered, and only what says neither good nor bad."""
     bad_since: datetime | None = None
     """When the trouble began that the voting points see; None without a bad sample."""
     proven_at: datetime | None = None
@@ -159,6 +162,8 @@ class PathView:
     certificate_expires_at: datetime | None = None
     culprits: tuple[int, ...] = ()
     """The targets whose samples make this verdict: the path itself, or a facet of it. Empty: the path itself."""
+    mute_facet: str = ""
+    """Why the look past the cache is left out of the verdict."""
     one_family: str = ""
     """What one of IPv4 and IPv6 fails of, while the other is well."""
 
@@ -278,6 +283,7 @@ def view(
         good=good,
         bad=bad,
         main_fault=main_fault,
+        mute_votes=sum(_is_mute(windows.get(p.name, Window()), policy) for p in vantage_points),
         blocked_votes=sum(windows.get(p.name, Window()).blocked >= policy.min_failures for p in vantage_points),
         bad_since=min((w.bad_since for w in voting if w.bad_since), default=None),
         proven_at=_proven_at(regions, votes, windows),
@@ -292,7 +298,13 @@ def combined(path: PathView, uncacheable: PathView | None, ipv6: PathView | None
     What asks past the cache counts as much as what asks the cache: the worse of both is the path's verdict. Of the two
     families both must fail: a fault of one alone is a finding, and takes no more than the UP of a path whose IPv4 fails.
     """
-    whole = _worse(path, uncacheable) if uncacheable else path
+    whole = path
+    if uncacheable and uncacheable.verdict is Verdict.UNKNOWN and uncacheable.mute_votes and not path.mute_votes:
+        # A path that was named wrongly must not take away the protection that was there without it.
+        said = f"{uncacheable.mute_votes} vantage points are answered what is neither good nor bad, such as 403 or 404"
+        whole = replace(path, mute_facet=f"past the cache {said}: this look is left out")
+    elif uncacheable:
+        whole = _worse(path, uncacheable)
     if ipv6 is None:
         return whole
     if whole.verdict is Verdict.DOWN and ipv6.verdict is Verdict.UP:
@@ -492,6 +504,10 @@ def _ballots(views: Iterable[PathView]) -> dict[str, list[Verdict]]:
     return cast
 
 
+def _is_mute(window: Window, policy: Policy) -> bool:
+    return not window.is_blind and not window.judged and window.set_aside >= policy.min_samples
+
+
 def _region_verdict(points: list[VantagePoint], votes: Mapping[str, Verdict], policy: Policy) -> Verdict:
     needed = quorum(len(points))
     down = [point for point in points if votes[point.name] is Verdict.DOWN]
@@ -604,6 +620,8 @@ def _findings(
             if path.blocked_votes >= max(policy.min_vantages, 1):
                 reason = f"{path.blocked_votes} vantage points are answered 403, 429 or a challenge"
                 yield Finding(FindingKind.BLOCKED, path.target, reason)
+            if path.mute_facet:
+                yield Finding(FindingKind.NO_SAMPLES, path.target, path.mute_facet)
             if path.one_family:
                 yield Finding(FindingKind.ONE_FAMILY, path.target, path.one_family)
             if reason := _about_to_lapse(policy, path, now):

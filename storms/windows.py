@@ -85,6 +85,7 @@ SELECT policy_id, target_id, vantage_point_id,
     count(*) FILTER (WHERE is_in_window AND is_good),
     count(*) FILTER (WHERE is_in_window AND is_bad AND NOT is_blind),
     count(*) FILTER (WHERE is_in_window AND outcome = 'blocked' AND NOT is_blind),
+    count(*) FILTER (WHERE is_in_window AND is_set_aside AND NOT is_blind),
     max(newest_at),
     count(*) FILTER (WHERE is_good AND at > coalesce(last_bad_at, '-infinity')),
     min(at) FILTER (WHERE is_good AND at > coalesce(last_bad_at, '-infinity')),
@@ -117,12 +118,12 @@ def read(now: datetime, service_ids: Collection[int] | None, blind_points: Colle
     with connection.cursor() as cursor:
         cursor.execute(_SQL, parameters)
         for (
-            policy, target, point, good, bad, blocked, newest, run, run_start, bad_outcomes, reason, blind, last_good,
+            policy, target, point, good, bad, blocked, set_aside, newest, run, run_start, bad_outcomes, reason, blind, last_good,
             third_good, bad_times, expiry
         ) in cursor.fetchall():  # fmt: skip
             key = Key(policy, target)
             windows[key][point] = Window(
-                good, bad, blocked, newest, last_good, _first_after(third_good, bad_times), run, run_start,
+                good, bad, blocked, set_aside, newest, last_good, _first_after(third_good, bad_times), run, run_start,
                 _counts(bad_outcomes), reason or "", bool(blind) or point in blind_points,
             )  # fmt: skip
             if last_good:

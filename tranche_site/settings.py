@@ -236,7 +236,7 @@ LOGS_ALLOW_PRIVATE = env.bool("LOGS_ALLOW_PRIVATE", default=False)
 EGRESS_OWN_NETWORKS = egress.networks(env.list("EGRESS_OWN_NETWORKS", default=[]))
 # A PEM file of certificate authorities to trust beside the public ones (the demo world's own).
 PROBE_EXTRA_CA_FILE = env.str("PROBE_EXTRA_CA_FILE", default="")
-PROBE_IN_FLIGHT = env.int("PROBE_IN_FLIGHT", default=500)
+PROBE_IN_FLIGHT = env.int("PROBE_IN_FLIGHT", default=1000)
 PROBE_BURST_SHOTS = 3
 PROBE_BURST_SPACING_SECONDS = 1.0
 # Bursts that one probe worker begins in a second; what fails beyond that is confirmed by its next slots.

@@ -52,6 +52,7 @@ class Target(models.Model):
         IPV6 = "ipv6", "IPv6"
         UNCACHEABLE = "uncacheable", "uncacheable"
 
+    MOST_BACKUPS = 10
     PATH_ROLES: Collection[str] = (Role.PRIMARY, Role.BACKUP)
     DOMAIN_ROLES: Collection[str] = (*PATH_ROLES, Role.ORIGIN)
     OWN_ROLES: Collection[str] = (Role.REFERENCE, Role.CANARY)
@@ -151,11 +152,19 @@ class Target(models.Model):
         self.customer_id = self.domain.customer_id if self.domain else None
         if self.probe_path and not hostnames.is_printable_ascii(self.probe_path):
             raise ValidationError({"probe_path": "Use printable ASCII without spaces (percent-encode the rest)."})
+        if self.role == self.Role.BACKUP and self.enabled and self._other_backups() >= self.MOST_BACKUPS:
+            raise ValidationError(
+                {"role": f"A domain has at most {self.MOST_BACKUPS} backups: switch another one off."}
+            )
         self._keep_place()
         if self.role in self.PATH_ROLES and hostnames.is_address(self.address):
             raise ValidationError(
                 {"address": "Name the CDN's host: DNS answers it as a CNAME, which can't be an address."}
             )
+
+    def _other_backups(self) -> int:
+        others = Target.objects.filter(domain=self.domain, role=self.Role.BACKUP, enabled=True)
+        return others.exclude(pk=self.pk).count()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         with transaction.atomic():

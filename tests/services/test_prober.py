@@ -606,3 +606,59 @@ def test_nobody_is_asked_more_often_than_the_caps_allow(world: World, settings: 
         site.accepts - count <= 3 * (time.monotonic() - began) + 6 + 1
     )  # and the bucket's depth, which may have filled
     assert not VantagePoint.objects.filter(blind_since__isnull=False).exists(), "a cap is nobody's trouble"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """As much of a target as room is given by."""
+
+    id: int
+    customer_id: int | None
+    role: str = "primary"
+
+
+def test_what_hangs_takes_no_room_from_others(settings: Any, tmp_path: Path) -> None:
+    settings.PROBE_IN_FLIGHT, settings.PROBE_SPOOL_DIR = 10, tmp_path
+    prober, point = Prober([]), VantagePoint(pk=1)
+
+    def obstacle(customer: int | None, *, target: int = 9, role: str = "primary", attempt: int = 0) -> str:
+        return prober._obstacle(Piece(target, customer, role), point, attempt)  # type: ignore[arg-type]
+
+    prober._slot_running.add((9, 1))
+    assert (obstacle(1), obstacle(1, attempt=1), obstacle(1, target=8)) == ("overlap", "", "")
+    prober._slot_running.clear()
+    prober._running = set(range(9))  # type: ignore[arg-type]
+    prober._customer_running[1] = 9
+    assert obstacle(1) == "", "while there is room anybody may have it"
+    prober._running = set(range(12))  # type: ignore[arg-type]
+    prober._customer_running[1] = 12
+    assert (obstacle(1), obstacle(2), obstacle(None, role="canary")) == ("share", "", "")
+    prober._running = set(range(20))  # type: ignore[arg-type]
+    assert (obstacle(2), obstacle(None, role="canary")) == ("busy", "")
+    prober.stop()
+
+
+def test_old_news_does_not_pile_up_behind_a_broker_that_hangs(world: World) -> None:
+    world.build(points=1)
+    release = threading.Event()
+    heard: list[int] = []
+
+    def hang(number: int) -> None:
+        release.wait(10)
+        heard.append(number)
+
+    for number in range(200):
+        world.prober._pass_on(hang, number)
+    release.set()
+    until(lambda: len(heard) == prober_module.MOST_UNTOLD)
+    world.prober._pass_on(hang, 999)
+    until(lambda: heard[-1] == 999)
+
+
+def test_a_blind_vantage_point_calls_for_no_shots(world: World) -> None:
+    world.build(points=1).start()
+    world.sites["canary"].greet = tls.close_at_once
+    until(lambda: VantagePoint.objects.filter(blind_since__isnull=False).exists())
+    world.break_with_500()
+    until(lambda: world.rows("primary", outcome="http_5xx", attempt=0).count() >= 3)
+    assert not world.rows("primary", attempt__gt=0).exists() and not world.first_bad

@@ -104,9 +104,10 @@ def test_own_trouble_blinds_for_a_while() -> None:
     ("failing", "seconds", "blind"),
     [
         ([(1, 1), (1, 2), (2, 3)], PATIENCE + 1, True),
+        ([(1, None), (1, 2), (2, 3)], PATIENCE + 1, True),  # a reference site of ours among them
         ([(1, 1), (1, 2), (2, 3)], PATIENCE - 1, False),  # not for a whole round yet
         ([(1, 1), (1, 2), (1, 3), (1, 4)], PATIENCE + 1, False),  # one CDN's outage
-        ([(1, 1), (2, 1)], PATIENCE + 1, False),  # one customer's origin
+        ([(1, 1), (2, 1), (3, 1), (4, 1)], PATIENCE + 1, False),  # one customer's, however many domains
         ([(1, 1), (2, 2)], PATIENCE + 1, False),
     ],
 )

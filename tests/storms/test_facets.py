@@ -131,3 +131,17 @@ def test_a_certificate_of_a_backup_that_nobody_uses_is_found() -> None:
     site.see(30, 120, "ok", "primary", "origin", certificate_expires_at=at(86_400 * 30))
     watch(at(120))
     assert Finding.objects.filter(kind="certificate", resolved_at__isnull=True).exists()
+
+
+@pytest.mark.parametrize(("outcome", "spares"), [("wrong_status", True), ("blocked", True), ("unknown", False)])
+def test_an_uncacheable_path_that_is_named_wrongly_takes_no_protection_away(outcome: str, spares: bool) -> None:
+    site = Site.build()
+    choose(site, uncacheable_path="/no-such-page")
+    site.see(-600, 0, outcome, "primary uncacheable", "backup uncacheable")
+    site.see(-600, -60, "ok", "primary")
+    site.see(-50, 0, "http_5xx", "primary")
+    site.see(-600, 0, "ok", "backup", "origin")
+    watch(NOW)
+    assert site.verdict("backup").verdict == ("UP" if spares else "UNKNOWN")
+    assert StormEvent.objects.exists() is spares
+    assert Finding.objects.filter(kind="no_samples", reason__startswith="past the cache").exists() is spares
