@@ -213,10 +213,11 @@ class Prober:
         before, self._picture = self._picture, picture
         self._clock_base = time.time() - time.monotonic()
         self._points = {point.pk: point for point in picture.points if point.name in self._shards}
-        shape = [(point.pk, point.shards) for point in picture.points]
-        if picture.targets is before.targets and shape == [(point.pk, point.shards) for point in before.points]:
+        is_reshaped = picture.shape != before.shape
+        if is_reshaped:
+            self._announced.clear()  # with fewer shards than before, what the others said must be forgotten
+        if picture.targets is before.targets and not is_reshaped:
             return
-        self._announced.clear()  # with fewer shards than before, what the others said must be forgotten
         self._canary_ids = [target for ids in picture.canaries.values() for target in ids]
         by_domain: dict[int, list[Watched]] = defaultdict(list)
         for target in picture.targets.values():
@@ -369,8 +370,10 @@ class Prober:
     # --- whether we see ---------------------------------------------------------------------------------------------
 
     def _look_around(self, target: Watched, point: VantagePoint, reply: Reply, verdict: Verdict) -> None:
-        patience = 2 * settings.PROBE_OWN_INTERVAL_SECONDS + OWN_TIMEOUT_SECONDS / 2
-        sight = self._sights.setdefault(point.pk, Sight(patience))
+        sight = self._sights.get(point.pk)
+        if sight is None:
+            patience = 2 * settings.PROBE_OWN_INTERVAL_SECONDS + OWN_TIMEOUT_SECONDS / 2
+            sight = self._sights[point.pk] = Sight(patience)
         now, is_good = time.monotonic(), verdict.outcome is Outcome.OK
         if reply.fault is Fault.OURS:
             sight.note_trouble(reply.fault_text, now)
@@ -379,11 +382,11 @@ class Prober:
         elif target.role in SITE_ROLES and (is_good or verdict.outcome in outcomes.BAD):
             sight.note_site(target.cdn_id, target.customer_id, is_good, now)
         networks = self._picture.canaries
-        is_new = point.pk not in self._announced and not sight.has_heard_of(networks)
-        reason = "its canaries have not answered yet" if is_new else sight.judge(networks, self._clock_off(), now)
+        is_settled = sight.settle(networks)
+        reason = sight.judge(networks, self._clock_off(), now) if is_settled else "its canaries have not answered yet"
         self._blind[point.pk] = reason
         self._metrics.blind.labels(point.name).set(bool(reason))
-        if not is_new and self._announced.get(point.pk) is not bool(reason):
+        if is_settled and self._announced.get(point.pk) is not bool(reason):
             self._announced[point.pk] = bool(reason)
             self._clerk.submit(self._tell_sight, point, reason)
 
@@ -445,6 +448,8 @@ class Prober:
         writing.result()
 
     def _put_aside(self, rows: list[samples.Row]) -> None:
+        if not rows:
+            return
         logger.warning("%s samples wait for Postgres on disk", len(rows))
         try:
             self._spool.append(rows)

@@ -29,6 +29,7 @@ class Sight:
     """When a path or reference site was good last; before the first one, when the first failed."""
     failing: set[tuple[int | None, int | None]] = field(default_factory=set)
     """(CDN, customer) of what has failed since, nothing being good meanwhile."""
+    _is_settled: bool = False
 
     def note_canary(self, target_id: int, is_good: bool, now: float) -> None:
         self.canaries[target_id] = (now, is_good)
@@ -66,9 +67,11 @@ class Sight:
             return f"all that it probes fails, of {len({owner for _, owner in self.failing})} owners"
         return ""
 
-    def has_heard_of(self, networks: Mapping[str, Collection[int]]) -> bool:
-        """Whether every canary has answered or failed once."""
-        return all(i in self.canaries for ids in networks.values() for i in ids)
+    def settle(self, networks: Mapping[str, Collection[int]]) -> bool:
+        """Whether there was a first round, in which every canary answered or failed. One that is added later changes
+        nothing about that."""
+        self._is_settled = self._is_settled or all(i in self.canaries for ids in networks.values() for i in ids)
+        return self._is_settled
 
     def _is_seen(self, target_id: int, now: float) -> bool:
         result = self.canaries.get(target_id)

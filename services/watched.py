@@ -61,6 +61,11 @@ class Picture:
     clock_off_seconds: float = 0.0
     fingerprint: object = None
 
+    @property
+    def shape(self) -> list[tuple[int, int]]:
+        """Who probes, and in how many shards: with the targets, all that slots are planned by."""
+        return [(point.pk, point.shards) for point in self.points]
+
     def is_maintained(self, target: Watched, at: datetime) -> bool:
         subjects: tuple[Subject, ...] = (("service", target.service_id or 0), ("cdn", target.cdn_id or 0))
         return any((span := self.maintenance.get(s)) and span.start <= at < span.end for s in subjects)

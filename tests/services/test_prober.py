@@ -662,3 +662,28 @@ def test_a_blind_vantage_point_calls_for_no_shots(world: World) -> None:
     world.break_with_500()
     until(lambda: world.rows("primary", outcome="http_5xx", attempt=0).count() >= 3)
     assert not world.rows("primary", attempt__gt=0).exists() and not world.first_bad
+
+
+def test_a_canary_that_is_added_blinds_nobody_before_it_has_answered(world: World) -> None:
+    """Nor does another change of targets, whatever was stored of a vantage point's sight by then."""
+    world.build(points=1)
+    site, silent = world.sites["canary"], world.open_site()
+    for n in (2, 3):
+        factories.target("canary", address=site.address, port=site.port, hostname=CANARY_HOST, network=f"AS{n}")
+    world.start()
+    reasons: list[str] = []
+    look = world.prober._look_around
+
+    def noting(target: watched.Watched, point: VantagePoint, *rest: Any) -> None:
+        look(target, point, *rest)
+        reasons.append(world.prober._blind[point.pk])
+
+    world.prober._look_around = noting  # type: ignore[method-assign]
+    silent.greet = tls.hang_before_handshake
+    factories.target("canary", address=silent.address, port=silent.port, hostname=CANARY_HOST, network="AS4")
+    world.prober.look_for_changes()
+    until(lambda: len(world.prober._picture.canaries) == 4)
+    count = len(reasons)
+    until(lambda: len(reasons) >= count + 20)
+    assert set(reasons) == {""}
+    assert not VantagePoint.objects.filter(blind_since__isnull=False).exists()

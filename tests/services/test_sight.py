@@ -80,6 +80,14 @@ def test_one_dark_network_of_three_blinds_nobody_in_the_long_run() -> None:
             assert seen.judge({"AS1": [1], "AS2": [2], "AS3": [3]}, 0.0, NOW + n) == ""
 
 
+def test_a_first_round_is_over_once_and_for_all() -> None:
+    seen = sight({1, 2, 3})
+    assert not seen.settle(NETWORKS), "one has not answered"
+    seen.note_canary(22, False, NOW)
+    assert seen.settle(NETWORKS) and seen.settle({**NETWORKS, "AS9": [9]})
+    assert Sight(PATIENCE).settle({}), "without canaries there is nothing to wait for"
+
+
 def test_without_canaries_nothing_is_said_by_them() -> None:
     assert Sight(PATIENCE).judge({}, 0.0, NOW) == ""
 
