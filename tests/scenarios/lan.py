@@ -294,8 +294,11 @@ class Spoiler:
     spoil: Callable[[World, Cable], None]
     mend: Callable[[World, Cable], None]
     blinds: bool = True
-    """Whether the vantage points are to be seen blind meanwhile; else attribution alone keeps the peace."""
+    """Whether all vantage points are blind in every run. Half of a world that still answers blinds nobody, and what was
+    on its way when a prober stood still may arrive when it goes on; there attribution alone keeps the peace."""
     ipv6: bool = False
+    finding: str = ""
+    """What is to be found meanwhile, however long a busy machine takes for it."""
 
 
 def _dropping(rule: str, **kw: Any) -> Spoiler:
@@ -324,7 +327,7 @@ SPOILERS = {
     "resolver_lies": Spoiler(_lie(True), _lie(False)),
     "outbound_443_dropped": _dropping("tcp dport 443"),
     "thirty_percent_loss": _dropping("numgen random mod 100 < 30", blinds=False),
-    "only_ipv6_broken": _dropping("meta nfproto ipv6", blinds=False, ipv6=True),
+    "only_ipv6_broken": _dropping("meta nfproto ipv6", blinds=False, ipv6=True, finding="one_family"),
     "certificate_store_wrong": Spoiler(
         lambda world, cable: cable.tell("ca wrong"), lambda world, cable: cable.tell("ca good")
     ),
@@ -335,6 +338,7 @@ SPOILERS = {
     "stopped": Spoiler(
         lambda world, cable: cable.process.send_signal(signal.SIGSTOP),
         lambda world, cable: cable.process.send_signal(signal.SIGCONT),
+        blinds=False,
     ),
 }
 
@@ -359,7 +363,7 @@ def lan(points: int, cables: int, **kw: Any) -> Iterator[tuple[World, list[Cable
 def spoil(name: str, runs: int) -> dict[str, Any]:
     """`runs` times: all is well, something is spoiled and mended. At the end a real outage, as the control."""
     spoiler = SPOILERS[name]
-    report = {"scenario": name, "runs": 0, "runs_blind": 0}
+    report: dict[str, Any] = {"scenario": name, "runs": 0, "runs_blind": 0, "blinds": spoiler.blinds}
     with lan(points=2, cables=1, ipv6=spoiler.ipv6) as (world, (cable,)):
         until(all_is_well, "all is well at first")
         before = WeightChange.objects.count()
@@ -367,6 +371,8 @@ def spoil(name: str, runs: int) -> dict[str, Any]:
             until(all_is_well, "all is well again")
             spoiler.spoil(world, cable)
             was_blind = became_blind(HOLD_SECONDS)
+            if spoiler.finding:
+                until(Finding.objects.open().filter(kind=spoiler.finding).exists, f"{spoiler.finding} is found")
             spoiler.mend(world, cable)
             # Who stood still says so when it goes on.
             was_blind |= became_blind(2 * INTERVAL_SECONDS)

@@ -81,11 +81,9 @@ def test_a_spoiled_prober_declares_no_storm_and_writes_no_dns(tmp_path: Path) ->
         urls = [stack.enter_context(database(name)) for name in SPOILED]
         jobs = [pool.submit(story, name, RUNS, url, tmp_path / name) for name, url in zip(SPOILED, urls, strict=True)]
         reports = {job.result()["scenario"]: job.result() for job in jobs}
-    for name, report in reports.items():
+    for report in reports.values():
         assert (report["runs"], report["storms"], report["dns_writes"]) == (RUNS, 0, 0), report
-        # Half of the world still answers, or what was on its way when it stood still arrives when it goes on.
-        if name not in ("thirty_percent_loss", "only_ipv6_broken", "stopped"):
-            assert report["runs_blind"] == RUNS, report
+        assert report["runs_blind"] == RUNS or not report["blinds"], report
     assert "one_family" in reports["only_ipv6_broken"]["findings"]
 
 
