@@ -112,11 +112,9 @@ class Event(models.Model):
         return self.summary
 
     @classmethod
-    def record(
-        cls, kind: str, subject: models.Model, summary: str, *, customer_id: int | None, **payload: Any
-    ) -> Event:
-        """Write one event about `subject`; call it inside the transaction that changes the subject."""
-        return cls.objects.create(
+    def about(cls, kind: str, subject: models.Model, summary: str, *, customer_id: int | None, **payload: Any) -> Event:
+        """One event about `subject`, not saved yet."""
+        return cls(
             customer_id=customer_id,
             kind=kind,
             subject_type=subject._meta.model_name or "",
@@ -124,3 +122,12 @@ class Event(models.Model):
             summary=summary,
             payload=payload,
         )
+
+    @classmethod
+    def record(
+        cls, kind: str, subject: models.Model, summary: str, *, customer_id: int | None, **payload: Any
+    ) -> Event:
+        """Write one event about `subject`; call it inside the transaction that changes the subject."""
+        event = cls.about(kind, subject, summary, customer_id=customer_id, **payload)
+        event.save()
+        return event

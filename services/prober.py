@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import Error, close_old_connections, connections, transaction
+from django.db.models import Case, F, Q, Value, When
 
 from customers.models import Event
 from services import outcomes, rollups, samples, schedule, watched
 from services.budget import Bucket
 from services.metrics import ProbeMetrics
-from services.models import Target, VantagePoint
+from services.models import SILENT, Target, VantagePoint
 from services.outcomes import Outcome
 from services.probe import Fault, Reply, Verdict, classify
 from services.sight import Sight
@@ -509,7 +510,10 @@ class Prober:
 def _record(rows: list[samples.Row], probing: set[int]) -> None:
     samples.write(rows)
     if probing:
-        VantagePoint.objects.filter(pk__in=probing).update(last_probe_at=datetime.now(UTC))
+        now = datetime.now(UTC)
+        probed_on = Q(last_probe_at__gt=now - SILENT, sees_since__isnull=False)
+        sees_since = Case(When(probed_on, then=F("sees_since")), default=Value(now))
+        VantagePoint.objects.filter(pk__in=probing).update(last_probe_at=now, sees_since=sees_since)
 
 
 def _store_sight(point_id: int, shard: int, reason: str) -> None:
@@ -524,7 +528,9 @@ def _store_sight(point_id: int, shard: int, reason: str) -> None:
         said = next(iter(shards.values()), "")[:300]
         point.blind_shards, point.blind_reason = shards, said
         point.blind_since = (point.blind_since or datetime.now(UTC)) if said else None
-        point.save(update_fields=["blind_shards", "blind_since", "blind_reason"])
+        if was_blind and not said:
+            point.sees_since = datetime.now(UTC)
+        point.save(update_fields=["blind_shards", "blind_since", "blind_reason", "sees_since"])
         if bool(said) == was_blind:
             return
         logger.warning("vantage point %s %s", point.name, f"is blind: {said}" if said else "sees again")

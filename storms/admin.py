@@ -195,7 +195,7 @@ class StormEventAdmin(ReadOnly):
                 ],
             },
         ),
-        ("Evidence", {"fields": [("policy", "policy_version"), "evidence"]}),
+        ("Evidence", {"fields": [("policy", "policy_version"), "evidence_sha256"]}),
     ]  # fmt: skip
     empty_hint = "No storm yet. Storms are found by probing; nobody adds them here."
 

@@ -9,9 +9,9 @@ from services.models.maintenance_window import MaintenanceWindow, Subject, time_
 from services.models.sample import ProbeSample, Sample, SampleMinute
 from services.models.service import Service
 from services.models.target import Target
-from services.models.vantage_point import VantagePoint, queue_of
+from services.models.vantage_point import SILENT, VantagePoint, queue_of
 
 __all__ = [
-    "CHALLENGE_LIFE", "PROOF_GRACE", "Cdn", "MaintenanceWindow", "ProbeSample", "Sample", "SampleMinute", "Service",
+    "CHALLENGE_LIFE", "PROOF_GRACE", "SILENT", "Cdn", "MaintenanceWindow", "ProbeSample", "Sample", "SampleMinute", "Service",
     "ServiceDomain", "Subject", "Target", "VantagePoint", "new_challenge", "queue_of", "time_zones", "validate_time_zone",
 ]  # fmt: skip

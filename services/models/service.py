@@ -75,8 +75,8 @@ class Service(models.Model):
         help_text="A path that no CDN caches, probed through every path beside the first: a cache hit hides a dead origin.",
     )
     minimum_certificate_days = models.PositiveSmallIntegerField(
-        default=14,
-        db_default=14,
+        default=21,
+        db_default=21,
         validators=[MaxValueValidator(365)],
         help_text="A certificate with fewer days left is a finding.",
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+
+SILENT = timedelta(seconds=15)
+"""A vantage point that has recorded nothing for so long is silent, and sees anew from its next sample on."""
 
 
 class VantagePoint(models.Model):
@@ -29,6 +34,9 @@ class VantagePoint(models.Model):
         help_text="Probe workers that share its targets: one makes some thousand probes a second.",
     )
     last_probe_at = models.DateTimeField(null=True, blank=True, editable=False)
+    sees_since = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when it probes without having been silent or blind."
+    )
     blind_since = models.DateTimeField(null=True, blank=True, editable=False)
     blind_reason = models.CharField(max_length=300, blank=True, editable=False)
     blind_shards = models.JSONField(default=dict, db_default={}, editable=False)

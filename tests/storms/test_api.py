@@ -49,6 +49,9 @@ def test_a_policy_has_the_defaults_of_the_model(client: APIClient, service: Serv
         "closing_samples": 10,
         "holdoff_seconds": 600,
         "holdoff_max_seconds": 3600,
+        "domain_share": "0.0000",
+        "region_share": "0.0000",
+        "slow_ms": 1800,
         "version": 1,
         "created_at": policy["created_at"],
     }

@@ -11,19 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storms import detector
-from storms.detector import (
-    Action,
-    Attribution,
-    DomainView,
-    FindingKind,
-    PathView,
-    Policy,
-    Storm,
-    VantagePoint,
-    Verdict,
-    Window,
-)
+from storms import detector, verdicts
+from storms.detector import Action, Attribution, DomainView, FindingKind, Storm
+from storms.verdicts import PathView, Policy, VantagePoint, Verdict, Window
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICY = Policy()
@@ -90,12 +80,12 @@ def path(
     ],
 )
 def test_vote(seen: Window, verdict: Verdict) -> None:
-    assert detector.vote(seen, POLICY, NOW) is verdict
+    assert verdicts.vote(seen, POLICY, NOW) is verdict
 
 
 def test_threshold_is_exact_where_a_float_would_not_be() -> None:
     policy = Policy(threshold_avail=Decimal("0.7"), min_failures=1)
-    assert detector.vote(window(7, 3), policy, NOW) is UP
+    assert verdicts.vote(window(7, 3), policy, NOW) is UP
 
 
 # --- quorum ---------------------------------------------------------------------------------------------------------
@@ -103,7 +93,7 @@ def test_threshold_is_exact_where_a_float_would_not_be() -> None:
 
 @pytest.mark.parametrize(("configured", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 4), (6, 4), (7, 5), (9, 7)])
 def test_quorum(configured: int, needed: int) -> None:
-    assert detector.quorum(configured) == needed
+    assert verdicts.quorum(configured) == needed
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
@@ -112,7 +102,7 @@ def test_every_combination_of_votes(count: int) -> None:
     needed = {2: 2, 3: 2, 4: 3, 5: 4}[count]
     for votes in itertools.product((UP, DOWN, UNKNOWN), repeat=count):
         windows = {f"v{n}": SEEN_AS[vote] for n, vote in enumerate(votes)}
-        seen = detector.view(1, windows, points(count), POLICY, NOW).verdict
+        seen = verdicts.view(1, windows, points(count), POLICY, NOW).verdict
         if votes.count(DOWN) >= needed:
             assert seen is DOWN, votes
         elif votes.count(UP) >= needed:
@@ -125,26 +115,26 @@ def test_every_combination_of_votes(count: int) -> None:
 
 def test_a_blind_point_is_a_missing_vote_never_a_smaller_quorum() -> None:
     windows = {"v0": BAD, "v1": window(0, 6, blind=True), "v2": window(0, 6, blind=True)}
-    assert detector.view(1, windows, points(3), POLICY, NOW).verdict is DEGRADED
+    assert verdicts.view(1, windows, points(3), POLICY, NOW).verdict is DEGRADED
 
 
 def test_votes_must_come_from_distinct_networks() -> None:
     same = [VantagePoint("a", "eu", "AS1"), VantagePoint("b", "eu", "AS1")]
     windows = {"a": BAD, "b": BAD}
-    assert detector.view(1, windows, same, POLICY, NOW).verdict is DEGRADED
-    assert detector.view(1, windows, same, Policy(min_vantages=1), NOW).verdict is DOWN
+    assert verdicts.view(1, windows, same, POLICY, NOW).verdict is DEGRADED
+    assert verdicts.view(1, windows, same, Policy(min_vantages=1), NOW).verdict is DOWN
 
 
 def test_one_vantage_point_alone_never_says_down_unless_the_policy_says_one() -> None:
-    assert detector.view(1, {"v0": BAD}, points(1), POLICY, NOW).verdict is DEGRADED
-    assert detector.view(1, {"v0": BAD}, points(1), Policy(min_vantages=1), NOW).verdict is DOWN
+    assert verdicts.view(1, {"v0": BAD}, points(1), POLICY, NOW).verdict is DEGRADED
+    assert verdicts.view(1, {"v0": BAD}, points(1), Policy(min_vantages=1), NOW).verdict is DOWN
 
 
 def test_one_region_that_is_down_is_enough_and_all_must_be_up() -> None:
     everywhere = [VantagePoint(f"{r}{n}", r, f"AS{n}") for r in ("eu", "us") for n in (1, 2)]
-    view = detector.view(1, {"eu1": GOOD, "eu2": GOOD, "us1": BAD, "us2": BAD}, everywhere, POLICY, NOW)
+    view = verdicts.view(1, {"eu1": GOOD, "eu2": GOOD, "us1": BAD, "us2": BAD}, everywhere, POLICY, NOW)
     assert (view.verdict, view.down_regions) == (DOWN, ("us",))
-    assert detector.view(1, {"eu1": GOOD, "eu2": GOOD}, everywhere, POLICY, NOW).verdict is UNKNOWN
+    assert verdicts.view(1, {"eu1": GOOD, "eu2": GOOD}, everywhere, POLICY, NOW).verdict is UNKNOWN
 
 
 @given(votes=st.lists(st.sampled_from([UP, DOWN, UNKNOWN]), min_size=2, max_size=7), index=st.integers(0, 6))
@@ -154,7 +144,7 @@ def test_an_extra_up_never_brings_a_storm(votes: list[Verdict], index: int) -> N
 
     def verdict(ballots: list[Verdict]) -> Verdict:
         windows = {f"v{n}": SEEN_AS[ballot] for n, ballot in enumerate(ballots)}
-        return detector.view(1, windows, points(len(ballots)), POLICY, NOW).verdict
+        return verdicts.view(1, windows, points(len(ballots)), POLICY, NOW).verdict
 
     if verdict(votes) is not DOWN:
         assert verdict(better) is not DOWN
@@ -203,7 +193,7 @@ def test_what_other_paths_answered_before_the_trouble_says_nothing_about_it() ->
 def test_a_quorum_must_have_answered_since() -> None:
     def seen(*ages: float) -> datetime | None:
         windows = {f"v{n}": window(6, newest=age) for n, age in enumerate(ages)}
-        return detector.view(1, windows, points(3), POLICY, NOW).proven_at
+        return verdicts.view(1, windows, points(3), POLICY, NOW).proven_at
 
     assert seen(1, 2, 9) == ago(2)
     assert seen(1) is None
@@ -211,7 +201,7 @@ def test_a_quorum_must_have_answered_since() -> None:
 
 def test_up_needs_the_same_distinct_networks_as_down() -> None:
     same = [VantagePoint("a", "eu", "AS1"), VantagePoint("b", "eu", "AS1")]
-    assert detector.view(1, {"a": GOOD, "b": GOOD}, same, POLICY, NOW).verdict is UNKNOWN
+    assert verdicts.view(1, {"a": GOOD, "b": GOOD}, same, POLICY, NOW).verdict is UNKNOWN
 
 
 def test_a_domain_without_a_backup_opens_nothing() -> None:
@@ -286,9 +276,9 @@ def test_holdoff_doubles_up_to_its_maximum() -> None:
 def test_a_relapse_is_the_same_storm() -> None:
     waiting = Storm(ago(1000), last_bad_at=ago(100), ended_at=ago(120))
     assert decide(FAILING, waiting) is Action.RELAPSE
-    closed = Storm(ago(2000), last_bad_at=ago(900), ended_at=ago(600), closed_at=ago(300))
+    closed = Storm(ago(2000), last_bad_at=ago(900), ended_at=ago(900), closed_at=ago(605))
     assert decide(FAILING, None, closed) is Action.REOPEN
-    long_gone = Storm(ago(5000), last_bad_at=ago(900), ended_at=ago(601), closed_at=ago(300))
+    long_gone = Storm(ago(5000), last_bad_at=ago(900), ended_at=ago(900), closed_at=ago(606))
     assert decide(FAILING, None, long_gone) is Action.OPEN
 
 
@@ -340,7 +330,7 @@ SEVERITY = (UP, UNKNOWN, DEGRADED, DOWN)
 @pytest.mark.parametrize("main", SEVERITY)
 @pytest.mark.parametrize("facet", SEVERITY)
 def test_past_the_cache_counts_as_much_as_the_cache(main: Verdict, facet: Verdict) -> None:
-    view = detector.combined(path(1, main), path(11, facet), None)
+    view = verdicts.combined(path(1, main), path(11, facet), None)
     assert view.verdict is max(main, facet, key=SEVERITY.index)
     assert view.target == 1
     worst = [target for target, verdict in ((1, main), (11, facet)) if verdict is view.verdict]
@@ -357,7 +347,7 @@ def test_past_the_cache_counts_as_much_as_the_cache(main: Verdict, facet: Verdic
     ],
 )  # fmt: skip
 def test_one_family_alone_is_a_finding_and_no_storm(ipv4: Verdict, ipv6: Verdict, verdict: Verdict, alone: str) -> None:
-    view = detector.combined(path(1, ipv4), None, path(16, ipv6))
+    view = verdicts.combined(path(1, ipv4), None, path(16, ipv6))
     assert view.verdict is verdict
     assert view.one_family.startswith(alone) and bool(view.one_family) is bool(alone)
     assert bool(view.down_regions) is (verdict is DOWN)
@@ -368,21 +358,21 @@ def test_one_family_alone_is_a_finding_and_no_storm(ipv4: Verdict, ipv6: Verdict
 
 def test_without_facets_a_path_is_what_it_is() -> None:
     view = path(1, DOWN)
-    assert detector.combined(view, None, None) is view
+    assert verdicts.combined(view, None, None) is view
 
 
 def test_a_cache_hit_beside_a_dead_origin_is_no_fault_of_the_cdn() -> None:
     """The primary's cache is cold and the backup's is warm: asked past both caches, both fail."""
-    primary = detector.combined(path(1, DOWN), path(11, DOWN), None)
+    primary = verdicts.combined(path(1, DOWN), path(11, DOWN), None)
     warm = path(2, UP)
     assert detector.attribute(DomainView(primary, (warm,), None))[0] is Attribution.UNPROVEN, "as it looked before"
-    backup = detector.combined(warm, path(12, DOWN), None)
+    backup = verdicts.combined(warm, path(12, DOWN), None)
     assert detector.attribute(DomainView(primary, (backup,), None))[0] is Attribution.ORIGIN_FAULT
 
 
 def test_an_edge_that_cannot_reach_its_origin_is_a_storm_though_its_cache_answers() -> None:
-    primary = detector.combined(path(1, UP), path(11, DOWN, "edge_error"), None)
-    backup = detector.combined(path(2, UP), path(12, UP), None)
+    primary = verdicts.combined(path(1, UP), path(11, DOWN, "edge_error"), None)
+    backup = verdicts.combined(path(2, UP), path(12, UP), None)
     attribution, _ = detector.attribute(DomainView(primary, (backup,), path(3, UP)))
     assert attribution is Attribution.EDGE_TO_ORIGIN
     decision = detector.decide(POLICY, NOW, [DomainView(primary, (backup,), path(3, UP))], None, None)
@@ -393,7 +383,7 @@ def test_an_edge_that_cannot_reach_its_origin_is_a_storm_though_its_cache_answer
 def test_a_storm_ends_only_when_both_looks_are_good() -> None:
     storm = Storm(ago(600), ago(60))
     for uncacheable, ends in ((path(11, UP, since=ago(40)), True), (path(11, UP), False), (path(11, DEGRADED), False)):
-        primary = detector.combined(path(1, UP, since=ago(50)), uncacheable, None)
+        primary = verdicts.combined(path(1, UP, since=ago(50)), uncacheable, None)
         decision = detector.decide(POLICY, NOW, [DomainView(primary, (path(2, UP),))], storm, None)
         assert (decision.action is Action.END) is ends
         assert not ends or decision.at == ago(40)
@@ -401,7 +391,7 @@ def test_a_storm_ends_only_when_both_looks_are_good() -> None:
 
 @pytest.mark.parametrize(
     ("days", "found"),
-    [(None, ""), (14, ""), (13.99, "expires on 2026-03-15, in less than 14 days"), (-1, "expired on 2026-02-28")],
+    [(None, ""), (21, ""), (20.99, "expires on 2026-03-22, in less than 21 days"), (-1, "expired on 2026-02-28")],
 )
 def test_a_certificate_that_is_about_to_lapse_is_found_on_every_path(days: float | None, found: str) -> None:
     expiry = None if days is None else NOW + timedelta(days=days)

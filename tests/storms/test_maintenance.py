@@ -11,9 +11,10 @@ from django.test.utils import CaptureQueriesContext
 from services.maintenance import Span
 from services.models import MaintenanceWindow, ServiceDomain, Target
 from storms import detector
-from storms.detector import Action, Decision, Policy, Verdict
+from storms.detector import START_LOOKBACK, Action, Decision
 from storms.models import StormEvent
-from storms.watch import START_LOOKBACK, watch
+from storms.verdicts import Policy, Verdict
+from storms.watch import watch
 from tests import factories
 from tests.storms.test_watch import NOW, Site, at, storms
 

@@ -1,0 +1,267 @@
+"""A decision as JSON, and a storm's whole evidence as one document that anybody can replay. Pure.
+
+The document is canonical: keys sorted, no spaces, times in RFC 3339 with UTC, exact numbers as text, no floats. Its
+`sha256` is that of its canonical form without that field.
+
+`replay` recomputes, from the document alone:
+
+* every transition, from all that it was decided from (the windows of every path and vantage point, the policy's version,
+  the storm as it stood, maintenance);
+* the storm's start and its spells, from those transitions;
+* the start and the end of each spell, and every window, from the raw samples;
+* the counts by the minute, from the raw samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from services.maintenance import Span
+from services.outcomes import BAD, SET_ASIDE, Outcome
+from storms import cases, detector, verdicts
+from storms.cases import Case, Path
+from storms.detector import Storm
+from storms.verdicts import Kind, Policy, Seen, VantagePoint, Verdict, Window
+
+FORMAT = 1
+IN_FLIGHT = timedelta(seconds=2)
+"""A sample may be recorded this long after its probe was over; until then a window need not have it."""
+
+
+class EvidenceError(Exception):
+    """The document can't be read; says which field is wrong."""
+
+
+# --- values to JSON and back -----------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, times, exact numbers and enums as JSON values."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def time(text: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise EvidenceError(f"“{text}” is no time") from None
+    if moment.tzinfo is None:
+        raise EvidenceError(f"“{text}” says no time zone")
+    return moment
+
+
+def _maybe(text: Any) -> datetime | None:
+    return None if text is None else time(text)
+
+
+def read_case(document: Mapping[str, Any]) -> Case:
+    """The case that `plain` wrote."""
+    try:
+        return Case(
+            policy=read_policy(document["policy"]),
+            now=time(document["now"]),
+            vantage_points=tuple(VantagePoint(**point) for point in document["vantage_points"]),
+            domains=tuple(tuple(_path(path) for path in paths) for paths in document["domains"]),
+            current=_storm(document["current"]),
+            previous=_storm(document["previous"]),
+            maintenance={
+                int(target): Span(**{**span, "start": time(span["start"]), "end": time(span["end"])})
+                for target, span in document["maintenance"].items()
+            },
+        )
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise EvidenceError(f"a case can't be read: {error!r}") from None
+
+
+def read_policy(document: Mapping[str, Any]) -> Policy:
+    exact = {field.name for field in fields(Policy) if isinstance(field.default, Decimal)}
+    values: dict[str, Any] = {name: Decimal(value) if name in exact else value for name, value in document.items()}
+    return Policy(**{**values, "kind": Kind(document["kind"])})
+
+
+def _path(document: Mapping[str, Any]) -> Path:
+    return Path(
+        **{
+            **document,
+            "windows": {point: _window(window) for point, window in document["windows"].items()},
+            "silent_since": _maybe(document["silent_since"]),
+            "certificate_expires_at": _maybe(document["certificate_expires_at"]),
+        }
+    )
+
+
+def _window(document: Mapping[str, Any]) -> Window:
+    times = ("newest_at", "newest_good_at", "bad_since", "good_run_started_at")
+    return Window(**{**document, **{name: _maybe(document[name]) for name in times}})
+
+
+def _storm(document: Mapping[str, Any] | None) -> Storm | None:
+    if document is None:
+        return None
+    times = ("started_at", "last_bad_at", "ended_at", "closed_at")
+    return Storm(**{**document, **{name: _maybe(document[name]) for name in times}})
+
+
+# --- the document ----------------------------------------------------------------------------------------------------
+
+
+def canonical(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(pack: Mapping[str, Any]) -> str:
+    bare = {name: value for name, value in pack.items() if name != "sha256"}
+    return hashlib.sha256(canonical(bare).encode()).hexdigest()
+
+
+def sealed(pack: Mapping[str, Any]) -> dict[str, Any]:
+    return {**pack, "sha256": digest(pack)}
+
+
+def minutes(samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Samples counted by target, vantage point and minute, in this order."""
+    counts: dict[tuple[int, str, str], dict[str, int]] = defaultdict(
+        lambda: {"good": 0, "bad": 0, "set_aside": 0, "blind": 0}
+    )
+    for sample in samples:
+        if sample["outcome"] == Outcome.UNKNOWN:
+            continue
+        minute = time(sample["at"]).replace(second=0, microsecond=0)
+        count = counts[sample["target"], sample["vantage_point"], plain(minute)]
+        if sample["is_blind"]:
+            count["blind"] += 1
+        elif sample["outcome"] in BAD:
+            count["bad"] += 1
+        else:
+            count["set_aside" if sample["outcome"] in SET_ASIDE else "good"] += 1
+    return [
+        {"target": target, "vantage_point": point, "minute_at": minute, **counts[target, point, minute]}
+        for target, point, minute in sorted(counts)
+    ]
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+def replay(pack: Mapping[str, Any]) -> list[str]:
+    """What differs between the document and what follows from it; empty if nothing does."""
+    if pack.get("type") != "storm" or pack.get("format") != FORMAT:
+        raise EvidenceError(f"type and format must be “storm” and {FORMAT}")
+    try:
+        return list(_replay(pack))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EvidenceError(f"the document can't be read: {error!r}") from None
+
+
+def _replay(pack: Mapping[str, Any]) -> Iterable[str]:
+    if pack.get("sha256") not in (None, digest(pack)):
+        yield "sha256: the document was changed after it was sealed"
+    storm, entries = pack["storm"], pack["entries"]
+    decided = [entry for entry in entries if entry["case"] is not None]
+    series = _series(pack["samples"])
+    spells: list[list[str | None]] = []
+    for entry in decided:
+        case = read_case(entry["case"])
+        seen = cases.views(case)
+        decision = cases.decide(case, seen)
+        if (decision.action, decision.reason) != (entry["action"], entry["reason"]):
+            yield f"{entry['at']}: {entry['action']} ({entry['reason']}) is now {decision.action} ({decision.reason})"
+            continue
+        if plain(case.policy) != pack["policies"].get(str(entry["policy_version"])):
+            yield f"{entry['at']}: it was not decided by version {entry['policy_version']} of the policy"
+        yield from _windows_hold(case, series, entry["at"])
+        if decision.begins:
+            start = _start(case, decision, seen, series)
+            spells.append([plain(start), None])
+        elif decision.action is detector.Action.END and spells:
+            spells[-1][1] = plain(decision.at)
+    if decided and not any(entry["action"] in ("declare", "finish") for entry in entries):
+        if spells != storm["spells"]:
+            yield f"spells: {storm['spells']} are now {spells}"
+        elif spells[0][0] != storm["started_at"] or spells[-1][1] != storm["ended_at"]:
+            yield "storm: its start or its end is not that of its spells"
+    if minutes(pack["samples"]) != pack["minutes"]:
+        yield "minutes: they are not the counts of the samples"
+
+
+def _series(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], list[tuple[Seen, datetime]]]:
+    """(sample, when it was over) by target and vantage point, in order of time; what came late decides nothing."""
+    series: dict[tuple[int, str], list[tuple[Seen, datetime]]] = defaultdict(list)
+    for sample in samples:
+        if not sample["is_late"]:
+            at, took = time(sample["at"]), float(sample["total_ms"] or 0)
+            seen = Seen(at, sample["outcome"], took, sample["reason"], sample["is_blind"])
+            series[sample["target"], sample["vantage_point"]].append((seen, at + timedelta(milliseconds=took)))
+    for rows in series.values():
+        rows.sort(key=lambda row: row[0].at)
+    return series
+
+
+def _windows_hold(case: Case, series: Mapping[tuple[int, str], list[tuple[Seen, datetime]]], at: str) -> Iterable[str]:
+    """Whether the samples bear out what the windows said: all that was over for a while, and nothing that began later."""
+    for path in (path for paths in case.domains for path in paths):
+        for point, window in path.windows.items():
+            rows = [row for row in series.get((path.target, point), []) if row[0].at <= case.now]
+            most = verdicts.window([seen for seen, _ in rows], case.policy, case.now)
+            least = verdicts.window([s for s, over in rows if over <= case.now - IN_FLIGHT], case.policy, case.now)
+            if window.newest_at is None:
+                continue
+            here = verdicts.window([s for s, _ in rows if s.at <= window.newest_at], case.policy, case.now)
+            known = {(w.good, w.bad, w.blocked) for w in (most, least, here)}
+            low = tuple(min(counts) for counts in zip(*known, strict=True))
+            high = tuple(max(counts) for counts in zip(*known, strict=True))
+            said = (window.good, window.bad, window.blocked)
+            if not all(a <= b <= c for a, b, c in zip(low, said, high, strict=True)):
+                yield f"{at}: the samples of target {path.target} from {point} don't bear out {said} good, bad and blocked"
+
+
+def _start(
+    case: Case,
+    decision: detector.Decision,
+    seen: Mapping[int, verdicts.PathView],
+    series: Mapping[tuple[int, str], list[tuple[Seen, datetime]]],
+) -> datetime:
+    """The first failing sample of the run that led to a transition, out of the raw samples."""
+    previous = case.current or case.previous
+    starts = []
+    for target in decision.down_targets:
+        view = seen[target]
+        columns = {
+            f"{culprit} {point}": [
+                (s.at, case.policy.is_bad(s.outcome))
+                for s, _ in series.get((culprit, point), [])
+                if case.now - detector.START_LOOKBACK < s.at <= case.now
+                and not s.is_blind
+                and s.outcome not in SET_ASIDE
+                and s.outcome != Outcome.UNKNOWN
+            ]
+            for culprit in view.culprits or (target,)
+            for point, ballot in view.votes.items()
+            if ballot is Verdict.DOWN
+        }
+        ends = [previous.ended_at if previous else None, decision.not_before.get(target)]
+        if start := detector.storm_start(columns, max((end for end in ends if end), default=None)):
+            starts.append(start)
+    return min(starts, default=case.now)
