@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -182,6 +182,7 @@ def _replay(pack: Mapping[str, Any]) -> Iterable[str]:
     decided = [entry for entry in entries if entry["case"] is not None]
     series = _series(pack["samples"])
     spells: list[list[str | None]] = []
+    stands: Storm | None = None
     for entry in decided:
         case = read_case(entry["case"])
         seen = cases.views(case)
@@ -189,21 +190,36 @@ def _replay(pack: Mapping[str, Any]) -> Iterable[str]:
         if (decision.action, decision.reason) != (entry["action"], entry["reason"]):
             yield f"{entry['at']}: {entry['action']} ({entry['reason']}) is now {decision.action} ({decision.reason})"
             continue
-        if plain(case.policy) != pack["policies"].get(str(entry["policy_version"])):
+        kept = pack["policies"].get(str(entry["policy_version"]), {})
+        if not kept or any(kept.get(name, value) != value for name, value in plain(case.policy).items()):
             yield f"{entry['at']}: it was not decided by version {entry['policy_version']} of the policy"
+        if stands and not _is_same(stands, case.current or case.previous):
+            yield f"{entry['at']}: the storm that it was decided about is not what the entries before had made of it"
         yield from _windows_hold(case, series, entry["at"])
         if decision.begins:
             start = _start(case, decision, seen, series)
             spells.append([plain(start), None])
-        elif decision.action is detector.Action.END and spells:
+            relapses = stands.relapses + 1 if stands else 0
+            stands = Storm(stands.started_at if stands else start, case.now, relapses=relapses)
+        elif decision.action is detector.Action.END and spells and stands:
             spells[-1][1] = plain(decision.at)
-    if decided and not any(entry["action"] in ("declare", "finish") for entry in entries):
+            stands = replace(stands, ended_at=decision.at)
+        elif stands:
+            stands = replace(stands, closed_at=case.now)
+    if decided and not any(entry["case"] is None for entry in entries):
         if spells != storm["spells"]:
             yield f"spells: {storm['spells']} are now {spells}"
-        elif spells[0][0] != storm["started_at"] or spells[-1][1] != storm["ended_at"]:
-            yield "storm: its start or its end is not that of its spells"
+        elif stands and [plain(stands.started_at), plain(stands.ended_at), plain(stands.closed_at)] != [
+            storm["started_at"], storm["ended_at"], storm["closed_at"],
+        ]:  # fmt: skip
+            yield "storm: its start, its end or its closing is not what its entries say"
     if minutes(pack["samples"]) != pack["minutes"]:
         yield "minutes: they are not the counts of the samples"
+
+
+def _is_same(made: Storm, decided_about: Storm | None) -> bool:
+    """When it was last seen bad moves without an entry, and is left out."""
+    return decided_about is not None and made == replace(decided_about, last_bad_at=made.last_bad_at)
 
 
 def _series(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], list[tuple[Seen, datetime]]]:

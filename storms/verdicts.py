@@ -174,12 +174,13 @@ class PathView:
         return self.good / (self.good + self.bad) if self.good + self.bad else None
 
 
-def window(samples: Iterable[Seen], policy: Policy, now: datetime) -> Window:
-    """What one vantage point's samples of one target amount to. `samples` are in order of `at`, of any age.
+def window(samples: Iterable[Seen], policy: Policy, now: datetime, since: datetime | None = None) -> Window:
+    """What one vantage point's samples of one target amount to. `samples` are in order of `at`, of any age; those up to
+    `since` (None: the policy's lookback) count for nothing.
 
     `storms.windows` has Postgres do the same for many at once; a test holds them equal.
     """
-    floor = now - policy.lookback
+    floor = since or now - policy.lookback
     is_all, kind = policy.kind is Kind.HTTP_AVAILABILITY, policy.kind.value
     judged = [sample for sample in samples if floor < sample.at <= now and sample.outcome != Outcome.UNKNOWN]
     if not judged:

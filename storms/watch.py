@@ -21,7 +21,7 @@ from services.models import SILENT, MaintenanceWindow, Service, ServiceDomain, S
 from storms import calm, cases, detector, incidents, transitions, verdicts, windows
 from storms.cases import Case, Path
 from storms.detector import Action
-from storms.models import Finding, PathVerdict, StormEvent, StormPolicy
+from storms.models import Finding, PathVerdict, StormEvent, StormPolicy, StormPolicyVersion
 from storms.transitions import Turn
 from storms.verdicts import PathView, Policy, Verdict
 from tranche_site.floor.faults import fault_point
@@ -83,15 +83,19 @@ def _judge(now: datetime, service_ids: Collection[int], report: Report) -> None:
         before = {verdict.target_id: verdict for verdict in PathVerdict.objects.filter(target__in=targets)}
         docket = _Docket(now, points, seen, before, _good_once(targets, service_ids, seen, before, now))
         storms = _storms(policies)
+        versions = _versions(storms.values())
         spans = MaintenanceWindow.spans(now, detector.START_LOOKBACK, service_ids)
         # Storms of TLS and DNS open only where no storm of availability is open, so that one is decided first.
         covered = {service for (service, kind), (current, _) in storms.items() if current and kind == _WIDEST}
         found: dict[int, dict[tuple[str, int | None], detector.Finding]] = defaultdict(dict)
         turns: list[Turn] = []
         views: dict[int, PathView] = {}
-        for policy in sorted(policies, key=lambda policy: policy.kind != _WIDEST):
+        for now_valid in sorted(policies, key=lambda policy: policy.kind != _WIDEST):
+            policy = now_valid
             report.services += 1
             current, previous = storms.get((policy.service_id, policy.kind), (None, None))
+            if current and (version := versions.get((policy.pk, current.policy_version))):
+                policy = policy.as_of(version)
             case = docket.case(policy, current, previous, _maintenance(policy, spans))
             looks = cases.views(case)
             decision = cases.decide(case, looks)
@@ -304,6 +308,15 @@ def _storms(policies: Iterable[StormPolicy]) -> dict[tuple[int, str], tuple[Stor
         _, previous = found.get((storm.service_id, storm.kind), (None, None))
         found[storm.service_id, storm.kind] = (storm, previous)
     return found
+
+
+def _versions(
+    storms: Iterable[tuple[StormEvent | None, StormEvent | None]],
+) -> dict[tuple[int, int | None], StormPolicyVersion]:
+    """The versions that open storms began under, by policy and version: they are judged by those, whatever was edited."""
+    began = {(storm.policy_id, storm.policy_version) for storm, _ in storms if storm}
+    rows = StormPolicyVersion.objects.filter(policy__in={policy for policy, _ in began})
+    return {(row.policy_id, row.version): row for row in rows if (row.policy_id, row.version) in began}
 
 
 def _state(row: StormEvent | None) -> detector.Storm | None:

@@ -37,14 +37,19 @@ _BAD = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.BAD))
 _IS_BAD = f"CASE WHEN w.kind = 'http_availability' THEN x.outcome IN ({_BAD}) ELSE x.outcome = w.kind END"
 _SET_ASIDE = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.SET_ASIDE))
 
+# A storm that is open is judged by the version of the policy that it began under.
 # The window of each (target, vantage point) ends at its own newest sample, so that a sample in flight never makes it
 # shorter; staleness is judged apart. What has no availability policy is
 # read under the default one: reference sites, canaries, and paths of services that only watch TLS or DNS.
 _OF_SERVICES = """
-    SELECT p.id AS policy_id, t.id AS target_id, s.id AS service_id, p.kind, p.window_seconds, p.closing_samples,
-        s.interval_seconds, p.slow_ms
+    SELECT p.id AS policy_id, t.id AS target_id, s.id AS service_id, p.kind,
+        coalesce((v.terms ->> 'window_seconds')::int, p.window_seconds) AS window_seconds,
+        coalesce((v.terms ->> 'closing_samples')::int, p.closing_samples) AS closing_samples, s.interval_seconds,
+        coalesce((v.terms ->> 'slow_ms')::int, p.slow_ms) AS slow_ms
     FROM storm_policies p
     JOIN services s ON s.id = p.service_id AND s.deleted_at IS NULL
+    LEFT JOIN storm_events e ON e.policy_id = p.id AND e.closed_at IS NULL AND e.policy_version <> p.version
+    LEFT JOIN storm_policy_versions v ON v.policy_id = p.id AND v.version = e.policy_version
     JOIN service_domains d ON d.service_id = s.id AND d.deleted_at IS NULL AND d.verified_at IS NOT NULL
     JOIN targets t ON t.domain_id = d.id AND t.enabled
     WHERE p.deleted_at IS NULL AND s.id = ANY(%(services)s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from decimal import Decimal
 from typing import Any
 
@@ -179,6 +180,14 @@ class StormPolicy(models.Model):
                 interval = self.service.interval_seconds
                 reason = f"{fits} samples fit into it at {interval} s each; a verdict needs {self.min_samples}."
                 raise ValidationError({"window_seconds": reason})
+
+    def as_of(self, version: StormPolicyVersion) -> StormPolicy:
+        """The policy with the terms of one of its versions; not to be saved."""
+        then = copy(self)
+        then.version = version.version
+        for name, value in version.terms.items():
+            setattr(then, name, Decimal(str(value)) if isinstance(getattr(self, name), Decimal) else value)
+        return then
 
     def terms(self) -> verdicts.Policy:
         """The policy as the detector takes it."""
