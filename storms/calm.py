@@ -1,8 +1,9 @@
 """Who needs a closer look: one query over all services, whatever is going on.
 
 A service is calm while all its paths were UP at the last full look and nothing but good samples, often enough, has come
-since. Nothing can be decided about it then, so that only its verdicts are kept fresh. Everybody else is *loud*, and
-judged in full by the watch. The work is that of one pass over the samples of the last minute, calm or storm.
+since. Nothing can be decided about it then, so that only its verdicts are kept fresh; slow answers and certificates show
+in the counts by the minute. Everybody else is *loud*, and judged in full by the watch. The work is that of one pass over
+the samples of the last minute, calm or storm.
 """
 
 from __future__ import annotations
@@ -18,36 +19,33 @@ from services.models import SILENT, VantagePoint
 from storms import verdicts
 from storms.verdicts import Policy, Verdict, Window
 
-HORIZON = timedelta(seconds=75)
-"""How far back the pass looks: a minute, and what a slow probe may take until it is recorded."""
+HORIZON = timedelta(seconds=60)
+"""How far back the pass looks. What was bad earlier, and good since, is over; and bad news is judged at once anyway."""
 REFRESH = timedelta(seconds=25)
 """A calm path's verdict is written again this often: what reads it takes an older one for UNKNOWN."""
 REFRESH_AT_ONCE = 50_000
 
 _SQL = f"""
 WITH pairs AS MATERIALIZED (
-    SELECT target_id, vantage_point_id, count(*) FILTER (WHERE outcome = 'ok') AS good,
-        count(*) FILTER (WHERE outcome NOT IN ('ok', 'unknown')) AS odd, max(at) AS newest_at,
-        max(total_ms) AS slowest_ms, min(certificate_expires_at) AS expires_at
+    SELECT target_id, vantage_point_id, count(*) AS good, count(*) FILTER (WHERE outcome <> 'ok') AS odd,
+        max(at) AS newest_at
     FROM probe_samples
-    WHERE slot_at > %(now)s - %(horizon)s AND at <= %(now)s AND NOT is_late AND NOT is_blind
-        AND vantage_point_id = ANY(%(active)s)
+    WHERE slot_at > %(now)s - %(horizon)s AND at <= %(now)s AND NOT is_late AND NOT is_blind AND outcome <> 'unknown'
     GROUP BY target_id, vantage_point_id
 ), seen AS (
-    SELECT target_id, sum(odd) AS odd, max(newest_at) AS newest_at, max(slowest_ms) AS slowest_ms,
-        min(expires_at) AS expires_at, count(*) FILTER (WHERE vantage_point_id = ANY(%(seeing)s)) AS points,
+    SELECT target_id, sum(odd) AS odd, max(newest_at) AS newest_at,
+        count(*) FILTER (WHERE vantage_point_id = ANY(%(seeing)s)) AS points,
         min(good) FILTER (WHERE vantage_point_id = ANY(%(seeing)s)) AS good,
         min(newest_at) FILTER (WHERE vantage_point_id = ANY(%(seeing)s)) AS oldest_at
-    FROM pairs GROUP BY target_id
+    FROM pairs WHERE vantage_point_id = ANY(%(active)s) GROUP BY target_id
 ), policies AS (
     SELECT service_id, max(min_samples) AS min_samples, min(slow_ms) AS slow_ms, max(min_vantages) AS min_vantages
     FROM storm_policies WHERE deleted_at IS NULL GROUP BY service_id
 ), paths AS (
-    SELECT s.id AS service_id, t.id AS target_id, p.min_vantages, n.newest_at, n.expires_at, v.evaluated_at, v.votes,
+    SELECT s.id AS service_id, t.id AS target_id, p.min_vantages, p.slow_ms, n.newest_at, v.evaluated_at, v.votes,
         coalesce(v.is_calm, false)
             AND coalesce(n.odd, 0) = 0
-            AND coalesce(n.slowest_ms, 0) <= p.slow_ms
-            AND coalesce(n.expires_at, v.certificate_expires_at, 'infinity')
+            AND coalesce(v.certificate_expires_at, 'infinity')
                 > %(now)s + make_interval(days => s.minimum_certificate_days)
             AND {verdicts.STALE_INTERVALS} * s.interval_seconds <= %(horizon_seconds)s
             AND (%(points)s = 0 OR coalesce(
@@ -69,12 +67,18 @@ WITH pairs AS MATERIALIZED (
         WHERE NOT EXISTS (SELECT FROM paths WHERE paths.service_id = s.id)
 )
 SELECT service_id, NULL::bigint, NULL::int, NULL::timestamptz, NULL::timestamptz FROM loud
-UNION ALL (
-    SELECT NULL, target_id, min_vantages, newest_at, expires_at FROM paths
+UNION ALL
+SELECT CASE WHEN m.slowest_ms > due.slow_ms THEN service_id END, target_id, min_vantages, newest_at, m.expires_at
+FROM (
+    SELECT * FROM paths
     WHERE is_calm AND (evaluated_at <= %(now)s - %(refresh)s OR %(settled)s AND votes <> %(votes)s::jsonb)
         AND service_id NOT IN (SELECT service_id FROM loud)
     LIMIT {REFRESH_AT_ONCE}
-)
+) due
+LEFT JOIN LATERAL (
+    SELECT max(total_ms_sum / count_ms) FILTER (WHERE count_ms > 0) AS slowest_ms, min(certificate_expires_at) AS expires_at
+    FROM sample_minutes WHERE sample_minutes.target_id = due.target_id AND minute_at > %(now)s - interval '3 minutes'
+) m ON true
 """  # noqa: S608
 
 _FRESH = """
@@ -114,8 +118,8 @@ def look(now: datetime) -> Look:
         cursor.execute("SET LOCAL work_mem = '256MB'")
         cursor.execute(_SQL, parameters)
         rows = cursor.fetchall()
-        found = Look([row[0] for row in rows if row[0] is not None])
-        if calm := [row[1:] for row in rows if row[0] is None]:
+        found = Look(sorted({row[0] for row in rows if row[0] is not None}))
+        if calm := [row[1:] for row in rows if row[1] is not None]:
             by_minimum = {least: _verdict(points, votes, least, now) for least in {row[1] for row in calm}}
             cursor.execute(
                 _UPDATE if parameters["settled"] else _TOUCH,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle, planning, probes, recording, service_page, slip
+from tests.bench import Result, idle, planning, probes, recording, service_page, slip, watching
 
 BENCHES: dict[str, Callable[[], Result]] = {
     "probe_cpu_ms": probes.probe_cpu_ms,
@@ -16,6 +16,8 @@ BENCHES: dict[str, Callable[[], Result]] = {
     "probe_slip_p99_ms": slip.probe_slip_p99_ms,
     "probe_rss_mib": slip.probe_rss_mib,
     "record_rows": recording.record_rows,
+    "watch_10k_ms": watching.watch_10k_ms,
+    "watch_100k_ms": watching.watch_100k_ms,
     "service_page_ms": service_page.service_page_ms,
     "idle_mib": idle.idle_mib,
     "idle_cpu_percent": idle.idle_cpu_percent,
