@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -81,7 +81,7 @@ def preview(customer: Customer, period: Period, as_of: datetime) -> Drafted | No
         return None
     services = {str(service.pk): service for service in Service.objects.filter(customer=customer)}
     storms = _storms(customer, period, contract)
-    document = _document(contract, period, as_of, windows, storms)
+    document = document_of(contract, period, windows, _told(storms, as_of), _policy_factors(storms))
     return Drafted(customer, contract, period, as_of, document, rate_document(document), storms, services)
 
 
@@ -254,18 +254,19 @@ def _usage(customer: Customer, period: Period) -> list[tuple[int, str, datetime,
         return list(cursor.fetchall())
 
 
-def _document(
+def document_of(
     contract: Contract,
     period: Period,
-    as_of: datetime,
     windows: list[tuple[int, str, datetime, int]],
-    storms: dict[str, StormEvent],
+    storms: list[dict[str, str]],
+    factors: Mapping[str, Decimal],
 ) -> dict[str, Any]:
+    """What is to be rated: (service, role, minute, bytes) of usage, spells of storms, and the policies' factors by service."""
     card = contract.rate_card
     terms = {
         "discount_rate": _text(contract.discount_rate),
         "max_coverage_factor": _text(contract.max_coverage_factor),
-        "service_factors": {service: _text(factor) for service, factor in _policy_factors(storms).items()},
+        "service_factors": {service: _text(factor) for service, factor in factors.items()},
         "coverage_mode": contract.coverage_mode,
         "waiting_seconds": contract.waiting_seconds,
         "waiting_mode": "excess",
@@ -275,12 +276,6 @@ def _document(
         "layers": [],
         "covered_before": "0",
     }
-    told = [
-        {"id": name, "start": zulu(start), "end": zulu(end), "service": str(row.service_id)}
-        for name, row in storms.items()
-        for start, end in _spells(row, as_of)
-        if start < end
-    ]
     return {
         "currency": card.currency,
         "unit": card.unit,
@@ -288,9 +283,18 @@ def _document(
         "rates": {"primary": card.primary_tiers, "backup": card.backup_tiers},
         "tier_mode": card.tier_mode,
         "cover": terms,
-        "storms": told,
-        "usage": _usage_of_document(contract, period, windows, told),
+        "storms": storms,
+        "usage": _usage_of_document(contract, period, windows, storms),
     }
+
+
+def _told(storms: dict[str, StormEvent], as_of: datetime) -> list[dict[str, str]]:
+    return [
+        {"id": name, "start": zulu(start), "end": zulu(end), "service": str(row.service_id)}
+        for name, row in storms.items()
+        for start, end in _spells(row, as_of)
+        if start < end
+    ]
 
 
 def _spells(row: StormEvent, as_of: datetime) -> list[tuple[datetime, datetime]]:

@@ -1,0 +1,89 @@
+"""What storms that were not would have cost: the bytes of that time on the backup, and the cover for them.
+
+The same rating as an invoice, twice: once as it was, once with everything that was served during the storms moved to the
+backup. It says nothing about other services of the customer, whose volume may reach other tiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+from django.db import connection
+
+from billing.document import rate_document
+from billing.invoicing import Period, document_of
+from billing.models import Contract
+from billing.rating import zulu
+from services.models import Service
+from storms.models import StormPolicy
+
+Spell = tuple[datetime, datetime]
+MINUTE = timedelta(minutes=1)
+
+_USAGE = """
+SELECT t.role, b.minute_at, sum(b.bytes)::bigint FROM usage_buckets b JOIN targets t ON t.id = b.target_id
+WHERE b.service_id = %s AND b.minute_at >= %s AND b.minute_at < %s GROUP BY 1, 2 ORDER BY 2, 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Amounts in minor units of `currency`: what delivery would have cost more, and what cover would have paid of it."""
+
+    currency: str
+    moved_bytes: int
+    extra_minor: int
+    discount_minor: int
+
+    @property
+    def net_minor(self) -> int:
+        return self.extra_minor - self.discount_minor
+
+
+def would_have(service: Service, spells: Sequence[Spell], start: datetime, end: datetime) -> Ledger | None:
+    """The ledger of spells within [start, end); None where billing does not know the service: no contract, or no usage."""
+    contract = (
+        Contract.objects.filter(customer=service.customer_id, valid_from__lte=end).select_related("rate_card")
+        .order_by("-valid_from").first()
+    )  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_USAGE, [service.pk, start, end])
+        usage: list[tuple[str, datetime, int]] = cursor.fetchall()
+    if contract is None or not usage:
+        return None
+    moved = {row: _share(spells, row[1]) for row in usage if row[0] == "primary"}
+    as_it_was = [(service.pk, role, minute, size) for role, minute, size in usage]
+    as_it_would = []
+    for row in usage:
+        role, minute, size = row
+        away = round(size * moved.get(row, Fraction(0)))
+        as_it_would += [(service.pk, role, minute, size - away), (service.pk, "backup", minute, away)]
+    told = [
+        {"id": f"would-have-{n}", "start": zulu(a), "end": zulu(b), "service": str(service.pk)}
+        for n, (a, b) in enumerate(spells, 1) if a < b
+    ]  # fmt: skip
+    period, factors = Period(start, end), _factor(service)
+    was = rate_document(document_of(contract, period, as_it_was, [], factors))
+    would = rate_document(document_of(contract, period, [row for row in as_it_would if row[3]], told, factors))
+    return Ledger(
+        contract.rate_card.currency,
+        sum(round(size * moved.get((role, minute, size), Fraction(0))) for role, minute, size in usage),
+        would.subtotal_minor - was.subtotal_minor,
+        would.discount_minor,
+    )
+
+
+def _share(spells: Sequence[Spell], minute: datetime) -> Fraction:
+    """Which share of a minute lies within the spells, which don't overlap."""
+    after = minute + MINUTE
+    inside = sum((max(min(end, after) - max(start, minute), timedelta(0)) for start, end in spells), timedelta(0))
+    return Fraction(inside // timedelta(microseconds=1), MINUTE // timedelta(microseconds=1))
+
+
+def _factor(service: Service) -> dict[str, Decimal]:
+    factors = list(StormPolicy.objects.live().filter(service=service).values_list("max_coverage_factor", flat=True))
+    return {str(service.pk): min(factors)} if factors else {}
