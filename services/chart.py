@@ -241,15 +241,23 @@ def shown(availability: float) -> str:
 
 
 def _lines(points: Sequence[Point | None], slowest: float | None) -> list[str]:
-    """Steps, not slopes: a cell's latency is as wide as the cell, so that one alone can be seen, too."""
+    def height(point: Point | None) -> float | None:
+        if point is None or point.mean_ms is None:
+            return None
+        return _LATENCY_TOP + LATENCY_HEIGHT - 1 - (LATENCY_HEIGHT - 2) * point.mean_ms / (slowest or 1)
+
+    return steps([height(point) for point in points], CELL_WIDTH)
+
+
+def steps(heights: Sequence[float | None], width: float) -> list[str]:
+    """The points of a line, or of several where there are gaps.
+
+    Steps, not slopes: what was seen in a cell is as wide as the cell, so that one alone can be seen, too.
+    """
     lines = []
-    timed = [(n, point.mean_ms if point else None) for n, point in enumerate(points)]
-    for there, run in groupby(timed, key=lambda pair: pair[1] is not None):
+    for there, run in groupby(enumerate(heights), key=lambda pair: pair[1] is not None):
         if there:
-            corners = []
-            for n, mean in run:
-                y = _LATENCY_TOP + LATENCY_HEIGHT - 1 - (LATENCY_HEIGHT - 2) * (mean or 0) / (slowest or 1)
-                corners += [f"{n * CELL_WIDTH},{y:.1f}", f"{(n + 1) * CELL_WIDTH},{y:.1f}"]
+            corners = (f"{x * width:g},{y:.1f}" for n, y in run for x in (n, n + 1))
             lines.append(" ".join(corners))
     return lines
 

@@ -9,7 +9,7 @@ bring about: a reference site of ours, three customers that have nothing to do w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -161,7 +161,7 @@ def _extend(incident: CdnIncident, evidence: Evidence, total: int, now: datetime
     joined = _join(incident, evidence)
     regions = sorted({*incident.regions, *evidence.regions})
     if joined or regions != incident.regions:
-        text = f"{joined} storms joined; " if joined else ""
+        text = f"storms joined: {joined}; " if joined else ""
         reason = f"{text}{_reason(evidence)}"
         IncidentEntry.objects.create(incident=incident, at=now, action="grew", reason=reason)
     incident.last_bad_at, incident.regions, incident.services_total = now, regions, total
@@ -181,11 +181,15 @@ def _end(incident: CdnIncident, now: datetime) -> None:
 
 
 def _reason(evidence: Evidence) -> str:
-    parts = [f"{len(evidence.services)} services of {len(evidence.customers)} customers are hit"]
+    parts = [f"{_count(evidence.services, 'service')} of {_count(evidence.customers, 'customer')} hit"]
     if evidence.regions:
         parts.append(f"in {', '.join(sorted(evidence.regions))}")
     sites = [f"reference site {site} is DOWN" for site in sorted(evidence.reference_sites)]
     return "; ".join([" ".join(parts), *sites])
+
+
+def _count(things: Collection[object], noun: str) -> str:
+    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
 
 
 def _tell(incident: CdnIncident, action: str, reason: str, now: datetime, by: str = "") -> None:

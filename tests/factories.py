@@ -13,7 +13,7 @@ from customers.models import SCOPES, ApiKey, Customer
 from dns.models import DnsAccount, RecordSet
 from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from storms.detector import Attribution
-from storms.models import StormEvent, StormPolicy
+from storms.models import CdnIncident, StormEvent, StormPolicy
 
 _number = count(1)
 
@@ -106,6 +106,24 @@ def storm(**kw: Any) -> StormEvent:
             "detected_at": started_at,
             "last_bad_at": started_at,
             "reason": "made by a test",
+        }
+        | kw
+    )
+
+
+def incident(**kw: Any) -> CdnIncident:
+    """One that began just now and is only suspected, unless `kw` says otherwise."""
+    if "cdn" not in kw:
+        kw["cdn"] = cdn()
+    started_at = kw.setdefault("started_at", timezone.now())
+    return CdnIncident.objects.create(
+        **{
+            "detected_at": started_at,
+            "last_bad_at": started_at,
+            "regions": ["eu", "na"],
+            "services_hit": 3,
+            "services_total": 12,
+            "reason": "3 services of 2 customers are hit in eu, na",
         }
         | kw
     )

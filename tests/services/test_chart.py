@@ -141,8 +141,8 @@ def test_facets_stand_under_their_path(path: Target) -> None:
     ("left", "text", "tone"),
     [
         (timedelta(days=83, hours=3), "certificate: 83 days left, to 2027-02-14", ""),
-        (timedelta(days=14), "certificate: 14 days left, to 2026-12-07", ""),
-        (timedelta(days=14) - MINUTE, "certificate: 13 days left, to 2026-12-07", "soon"),
+        (timedelta(days=21), "certificate: 21 days left, to 2026-12-14", ""),
+        (timedelta(days=21) - MINUTE, "certificate: 20 days left, to 2026-12-14", "soon"),
         (timedelta(days=1), "certificate: 1 day left, to 2026-11-24", "soon"),
         (MINUTE, "certificate: 0 days left, to 2026-11-23", "soon"),
         (timedelta(), "certificate expired on 2026-11-23", "expired"),

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.db.models import Model
+from django.http import HttpResponse
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from storms.models import StormPolicy
+from services.models import SampleMinute, Target
+from storms import evidence, incidents, operators, packs, picture
+from storms.keeping import keep_samples
+from storms.models import CdnIncident, StormEntry, StormEvent, StormPolicy
 from tests import factories
+from tests.samples import record, times
 from tests.tranche_site import console_rows as rows
 
 pytestmark = pytest.mark.django_db
+
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+START = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -36,6 +51,9 @@ def terms(**kw: Any) -> dict[str, Any]:
         ("max_coverage_factor", "-0.5", "greater than or equal to 0"),
         ("holdoff_max_seconds", "1", "holdoff_max_seconds must not be below holdoff_seconds."),
         ("min_vantages", "0", "greater than or equal to 1"),
+        ("domain_share", "1.5", "less than or equal to 1"),
+        ("region_share", "-0.1", "greater than or equal to 0"),
+        ("slow_ms", "60001", "less than or equal to 60000"),
         ("kind", "manual", "not one of the available choices"),
     ],
 )
@@ -79,3 +97,357 @@ def test_storms_by_state(console: Client, state: str, expected: int) -> None:
     factories.storm(started_at=now, ended_at=now, closed_at=now)
     url = reverse("admin:storms_stormevent_changelist") + (f"?state={state}" if state else "")
     assert console.get(url).content.decode().count("field-state_label") == expected
+
+
+def url_of(row: Model, page: str) -> str:
+    return reverse(f"admin:{row._meta.label_lower.replace('.', '_')}_{page}", args=[row.pk])
+
+
+def page(console: Client, row: Model) -> str:
+    return console.get(url_of(row, "change")).content.decode()
+
+
+def act(console: Client, row: Model, action: str, reason: str = "because") -> HttpResponse:
+    answer = console.post(url_of(row, action), {"_form_submitted": "True", "reason": reason}, follow=True)
+    row.refresh_from_db()
+    return answer
+
+
+def staff(*permissions: str) -> Client:
+    clerk = User.objects.create_user("clerk", password="a long enough word", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(clerk)
+    return client
+
+
+def words(row: StormEvent | CdnIncident) -> list[tuple[str, str, str]]:
+    return list(row.entries.values_list("action", "reason", "by"))
+
+
+# --- what people do to a storm -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def storm() -> StormEvent:
+    return factories.storm()
+
+
+def test_somebody_has_seen_it(console: Client, storm: StormEvent) -> None:
+    act(console, storm, "acknowledge", "on the phone with their NOC")
+    assert storm.acknowledged_at and storm.state == "raging"
+    assert words(storm) == [("acknowledge", "on the phone with their NOC", "operator")]
+    assert LogEntry.objects.get().change_message == "Acknowledged: on the phone with their NOC"
+    assert url_of(storm, "acknowledge") not in page(console, storm)
+    assert act(console, storm, "acknowledge").status_code == 403
+
+
+def test_a_note_stands_in_the_timeline_marked_as_a_persons(console: Client, storm: StormEvent) -> None:
+    StormEntry.objects.create(storm=storm, at=timezone.now(), action="open", reason="the primary is DOWN")
+    assert "tr-entry-person" not in page(console, storm)
+    act(console, storm, "annotate", "see <b>ticket 7</b>")
+    html = page(console, storm)
+    assert html.count("tr-entry-person") == 1
+    assert "see &lt;b&gt;ticket 7&lt;/b&gt;" in html and "the primary is DOWN" in html
+    assert html.index("ticket 7") < html.index('tr-entry-open">Open')  # the newest first
+
+
+def test_a_storm_is_ended_by_hand_for_good(console: Client, storm: StormEvent) -> None:
+    assert "is over." in act(console, storm, "finish", "a false alarm").content.decode()
+    assert (storm.state, storm.closing_reason) == ("closed", "ended by operator: a false alarm")
+    assert ">ended by hand<" in page(console, storm)
+    assert url_of(storm, "finish") not in page(console, storm)
+    assert act(console, storm, "finish").status_code == 403
+
+
+def test_what_the_probes_still_see_is_not_ended(console: Client) -> None:
+    primary = rows.protected_domain().targets.get(role="primary")
+    primary.verdict.verdict = "DOWN"
+    primary.verdict.save()
+    storm = factories.storm(service=primary.domain.service)
+    assert "The primary is still DOWN" in act(console, storm, "finish").content.decode()
+    assert (storm.state, words(storm)) == ("raging", [])
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("action", ["acknowledge", "annotate", "finish"])
+def test_a_storm_keeps_its_state_without_a_reason_or_a_post(console: Client, storm: StormEvent, action: str) -> None:
+    for reason in ("", "   "):
+        assert "This field is required." in act(console, storm, action, reason).content.decode()
+    assert console.get(url_of(storm, action)).status_code == 200
+    storm.refresh_from_db()
+    assert (storm.state, storm.acknowledged_at, words(storm)) == ("raging", None, [])
+
+
+@pytest.mark.parametrize("action", ["acknowledge", "annotate", "finish"])
+def test_who_may_only_look_changes_nothing_about_a_storm(storm: StormEvent, action: str) -> None:
+    looker = staff("view_stormevent")
+    assert url_of(storm, action) not in page(looker, storm)
+    assert act(looker, storm, action).status_code == 403
+    assert (storm.state, words(storm)) == ("raging", [])
+
+
+def test_the_right_to_change_storms_is_enough(storm: StormEvent) -> None:
+    act(staff("change_stormevent"), storm, "finish")
+    assert storm.state == "closed"
+
+
+# --- declared by hand ----------------------------------------------------------------------------------------------
+
+STORMS, DECLARE = "/admin/storms/stormevent/", "/admin/storms/stormevent/declare/"
+
+
+def declare(console: Client, target: Target, reason: str = "their NOC said so") -> HttpResponse:
+    assert target.domain
+    return console.post(DECLARE, {"service": target.domain.service_id, "reason": reason}, follow=True)
+
+
+def test_a_storm_is_declared_and_marked_as_such(console: Client) -> None:
+    assert DECLARE in console.get(STORMS).content.decode()
+    assert 'name="service"' in console.get(DECLARE).content.decode()
+    assert not StormEvent.objects.exists()
+    html = declare(console, factories.target()).content.decode()
+    storm = StormEvent.objects.get()
+    assert (storm.kind, storm.is_armed, storm.state) == ("manual", True, "raging")
+    assert words(storm) == [("declare", "their NOC said so", "operator")]
+    assert "<b>Declared by hand.</b>" in html and 'tr-entry-declare">declared by hand<' in html
+    assert "declared by hand" in console.get(STORMS).content.decode()
+    assert LogEntry.objects.get().change_message == "Declared: their NOC said so"
+
+
+def test_a_second_one_is_refused_in_words(console: Client) -> None:
+    primary = factories.target()
+    declare(console, primary)
+    assert "is open for this service already" in declare(console, primary).content.decode()
+    assert StormEvent.objects.count() == 1
+
+
+def test_there_must_be_something_to_move(console: Client) -> None:
+    assert "there is nothing to move" in declare(console, factories.target("backup")).content.decode()
+    assert not StormEvent.objects.exists()
+
+
+def test_declaring_takes_a_reason_and_the_right(console: Client) -> None:
+    primary = factories.target()
+    assert "This field is required." in declare(console, primary, " ").content.decode()
+    looker = staff("view_stormevent")
+    assert DECLARE not in looker.get(STORMS).content.decode()
+    assert looker.get(DECLARE).status_code == declare(looker, primary).status_code == 403
+    assert not StormEvent.objects.exists()
+
+
+# --- evidence ------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_handed_out_as_a_canonical_document(
+    console: Client, storm: StormEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = {"type": "storm", "storm": {"id": storm.pk}}
+    monkeypatch.setattr(packs, "pack", lambda row: pack if row == storm else None)
+    answer = console.get(f"/admin/storms/stormevent/{storm.pk}/evidence/")
+    assert answer.content.decode() == evidence.canonical(pack)
+    assert answer["Content-Type"] == "application/json"
+    assert answer["Content-Disposition"] == f'attachment; filename="storm-{storm.pk}.json"'
+    assert f'href="/admin/storms/stormevent/{storm.pk}/evidence/">Evidence (JSON)' in page(console, storm)
+    assert staff().get(f"/admin/storms/stormevent/{storm.pk}/evidence/").status_code == 403
+
+
+def test_evidence_is_what_the_pack_says(console: Client, storm: StormEvent) -> None:
+    document = json.loads(console.get(f"/admin/storms/stormevent/{storm.pk}/evidence/").content)
+    assert document["type"] == "storm"
+
+
+def test_the_hash_of_evidence_is_told_once_there_is_one(console: Client, storm: StormEvent) -> None:
+    assert "not sealed yet" in page(console, storm)
+    StormEvent.objects.update(evidence_sha256="ab" * 32)
+    html = page(console, storm)
+    assert "ab" * 32 in html and "not sealed yet" not in html
+
+
+# --- the picture ---------------------------------------------------------------------------------------------------
+
+
+def minute(target: Target, at: datetime, good: int, bad: int = 0) -> None:
+    SampleMinute.objects.create(
+        minute_at=at.replace(second=0, microsecond=0), target_id=target.pk, vantage_point_id=1, good=good, bad=bad
+    )
+
+
+def storm_of(target: Target, **kw: Any) -> StormEvent:
+    """Two spells of ten minutes within half an hour, closed ten minutes later."""
+    assert target.domain
+    moments = [START, START + 10 * MINUTE, START + 20 * MINUTE, START + 30 * MINUTE]
+    ends = [moment.isoformat() for moment in moments]
+    defaults = {
+        "started_at": START, "detected_at": START + MINUTE, "ended_at": moments[3], "closed_at": moments[3] + 10 * MINUTE,
+        "spells": [ends[:2], ends[2:]], "service": target.domain.service, "cdn": target.cdn,
+    }  # fmt: skip
+    return factories.storm(**defaults | kw)
+
+
+def test_the_picture_has_spells_marks_and_the_threshold_it_began_under() -> None:
+    primary = factories.target(cdn=factories.cdn(name="Edgeline"))
+    backup = factories.target("backup", domain=primary.domain)
+    assert primary.domain
+    policy = factories.policy(service=primary.domain.service)
+    storm = storm_of(primary, policy=policy, policy_version=1)
+    policy.threshold_avail = "0.5"
+    policy.save()
+    minute(primary, START - 2 * HOUR, good=10)
+    minute(primary, START, good=1, bad=3)
+    minute(primary, START + MINUTE, good=4)
+    minute(primary, START + 20 * MINUTE, good=4)
+    minute(backup, START, good=4)
+    seen = picture.read(storm, START + 9 * HOUR)
+    assert (seen.start, seen.end) == (START.replace(second=0) - HOUR, START.replace(second=0) + 91 * MINUTE)
+    assert seen.threshold == "90 %"
+    assert [(band.x, band.width) for band in seen.bands] == [
+        (pytest.approx(1000 * 60.5 / 151, abs=0.1), pytest.approx(1000 * 10 / 151, abs=0.1)),
+        (pytest.approx(1000 * 80.5 / 151, abs=0.1), pytest.approx(1000 * 10 / 151, abs=0.1)),
+    ]
+    assert [mark.text for mark in seen.marks] == ["detected 12:01:30 UTC", "closed 12:40:30 UTC"]
+    line, other = seen.lines
+    assert (line.role, other.role, len(line.points)) == ("primary", "backup", 2)  # a gap
+    assert (line.name, line.lowest) == ("primary Edgeline", "25.00 % at its lowest, at 12:00 UTC")
+    assert other.lowest == "100.00 % at its lowest"
+    for said in (
+        "primary Edgeline: 25.00 % at its lowest", "storm 12:00:30 UTC to 12:10:30 UTC", "closed 12:40:30 UTC", "below 90 %",
+    ):  # fmt: skip
+        assert said in seen.alternative
+
+
+def test_a_path_is_as_good_as_the_worst_of_its_domains_and_facets() -> None:
+    one = factories.target()
+    assert one.domain and one.cdn
+    two = factories.target(domain=factories.domain(service=one.domain.service), cdn=one.cdn)
+    storm = storm_of(one)
+    minute(one, START, good=4)
+    minute(two, START, good=3, bad=1)
+    (line,) = picture.read(storm, START + HOUR).lines
+    assert (line.name, line.lowest[:7]) == (f"primary {one.cdn}, the worst of 2 domains", "75.00 %")
+    one.domain.service.probe_ipv6 = True
+    one.domain.service.save()
+    facet = Target.objects.get(facet="ipv6", facet_of=two)
+    minute(facet, START, good=0, bad=4)
+    (line,) = picture.read(storm, START + HOUR).lines
+    assert line.lowest.startswith("0.00 %")
+
+
+def test_one_that_rages_is_shown_up_to_now_and_long_ones_by_more_than_minutes() -> None:
+    target = factories.target()
+    storm = storm_of(target, ended_at=None, closed_at=None, spells=[])
+    seen = picture.read(storm, START + 5 * MINUTE)
+    assert seen.end == START.replace(second=0) + 6 * MINUTE
+    assert [band.text for band in seen.bands] == ["storm since 12:00:30 UTC"]
+    assert seen.bands[0].x + seen.bands[0].width == pytest.approx(1000 * 65.5 / 66, abs=0.2)
+    assert (seen.cell_minutes, seen.lines) == (1, [])
+    long = picture.read(storm, START + timedelta(days=3))
+    assert (long.cell_minutes, long.bands[0].text) == (30, "storm since 2026-11-23 12:00:30 UTC")
+    assert str(long.cells).count("<rect") <= picture.MOST_CELLS + 2
+
+
+def test_when_the_minutes_are_gone_the_samples_kept_with_it_are_counted() -> None:
+    primary = factories.target()
+    storm = storm_of(primary)
+    record([primary], [factories.vantage_point()], times(START - MINUTE, START + 2 * MINUTE, 20))
+    record([primary], [factories.vantage_point()], [START + 3 * MINUTE], "http_5xx")
+    keep_samples(START + 5 * HOUR)
+    assert picture.read(storm, START + 5 * HOUR).lines == []  # nothing was rolled up here
+    (line,) = picture.read(storm, START + timedelta(days=500)).lines
+    assert line.lowest == "0.00 % at its lowest, at 12:03 UTC"
+
+
+def test_the_page_draws_it(console: Client) -> None:
+    primary = factories.target()
+    storm = storm_of(primary)
+    minute(primary, START, good=1, bad=3)
+    html = page(console, storm)
+    assert html.count('class="tr-storm-band"') == 2
+    assert html.count('class="tr-storm-mark') == 2
+    assert 'class="tr-storm-line tr-storm-line-0"' in html
+    assert "2026-11-23 12:00–12:01 UTC: primary" in html
+    assert 'role="img" aria-label="Availability from 2026-11-23 11:00 to' in html
+    assert "tr-storm-threshold" not in html  # it has no policy
+
+
+def test_the_page_of_a_storm_costs_no_more_for_more(console: Client) -> None:
+    primary = factories.target()
+    storm = storm_of(primary)
+
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            page(console, storm)
+        return len(queries)
+
+    count()
+    few = count()
+    for rank in range(1, 9):
+        minute(factories.target("backup", domain=primary.domain, rank=rank), START, good=1)
+        operators.annotate(storm, "again", "operator", START)
+    assert count() == few
+    assert len(picture.read(storm, START + HOUR).lines) == picture.MOST_LINES
+
+
+# --- incidents -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [("open", 2), ("suspected", 1), ("confirmed", 1), ("over", 1), ("", 3)]
+)  # fmt: skip
+def test_incidents_by_state(console: Client, state: str, expected: int) -> None:
+    now = timezone.now()
+    factories.incident()
+    factories.incident(confirmed_at=now)
+    factories.incident(started_at=now, ended_at=now, confirmed_at=now)
+    url = reverse("admin:storms_cdnincident_changelist") + (f"?state={state}" if state else "")
+    assert console.get(url).content.decode().count("field-state_label") == expected
+
+
+def test_the_list_of_incidents_tells_their_scope(console: Client) -> None:
+    incident = factories.incident(cdn=factories.cdn(name="Edgeline"))
+    for _ in range(2):
+        factories.storm(incident=incident)
+    html = console.get(reverse("admin:storms_cdnincident_changelist")).content.decode()
+    for said in ("Edgeline", "suspected", "3 of 12 (25%)", "eu, na", f'?incident__id__exact={incident.pk}">2</a>'):
+        assert said in html
+    assert console.get(f"{STORMS}?incident__id__exact={incident.pk}").content.decode().count("field-state_label") == 2
+
+
+def test_an_incident_has_its_storms_witnesses_and_timeline(console: Client) -> None:
+    incident = factories.incident(witnesses=["reference site ref.example is DOWN"])
+    storm = factories.storm(incident=incident)
+    incidents.note(incident, "their status page is green", timezone.now(), "operator")
+    html = page(console, incident)
+    assert f'href="{url_of(storm, "change")}">storm {storm.pk}</a>' in html
+    assert "reference site ref.example is DOWN" in html
+    assert html.count("tr-entry-person") == 1 and "their status page is green" in html
+    assert f"incident {incident.pk}" in page(console, storm)
+
+
+def test_an_incident_is_confirmed_by_a_persons_word(console: Client) -> None:
+    incident = factories.incident()
+    act(console, incident, "confirm", "their NOC admits it")
+    assert (incident.state, incident.witnesses) == ("confirmed", ["operator: their NOC admits it"])
+    assert words(incident) == [("confirmed", "their NOC admits it", "operator")]
+    assert LogEntry.objects.get().change_message == "Confirmed: their NOC admits it"
+    assert url_of(incident, "confirm") not in page(console, incident)
+    assert act(console, incident, "confirm", "again").status_code == 403
+    assert len(incident.witnesses) == 1
+
+
+def test_an_incident_is_noted(console: Client) -> None:
+    incident = factories.incident()
+    act(console, incident, "annotate", "their status page is green")
+    assert words(incident) == [("note", "their status page is green", "operator")]
+    assert incident.state == "suspected"
+
+
+@pytest.mark.parametrize("action", ["confirm", "annotate"])
+def test_an_incident_takes_no_word_without_text_or_right(console: Client, action: str) -> None:
+    incident = factories.incident()
+    assert "This field is required." in act(console, incident, action, " ").content.decode()
+    assert console.get(url_of(incident, action)).status_code == 200
+    looker = staff("view_cdnincident", "change_stormevent")
+    assert url_of(incident, action) not in page(looker, incident)
+    assert act(looker, incident, action).status_code == 403
+    assert (incident.state, words(incident)) == ("suspected", [])

@@ -22,7 +22,7 @@ from billing.models import (
 from customers.models import Event
 from dns.models import EmbeddedRecord, Freeze, Pin, RecordSet, WeightChange
 from services.models import ServiceDomain, Target
-from storms.models import Finding, PathVerdict, StormEvent
+from storms.models import Finding, IncidentEntry, PathVerdict, StormEntry, StormEvent
 from tests import factories
 
 
@@ -128,7 +128,10 @@ def everything() -> StormEvent:
     policy = factories.policy(service=service)
     policy.window_seconds = 90
     policy.save()
-    storm = factories.storm(service=service, cdn=target.cdn, policy=policy, policy_version=2)
+    incident = factories.incident(cdn=target.cdn)
+    storm = factories.storm(service=service, cdn=target.cdn, policy=policy, policy_version=2, incident=incident)
+    StormEntry.objects.create(storm=storm, at=now, action="open", reason="the primary is DOWN")
+    IncidentEntry.objects.create(incident=incident, at=now, action="opened", reason=incident.reason)
     weight_change(domain.record_set, "held", storm=storm, held_reason="blast radius")
     Finding.objects.create(
         customer=customer, service=service, kind="certificate", target=target, reason="9 days left",

@@ -46,14 +46,16 @@ def label(model: type[Model]) -> str:
     return model._meta.label
 
 
-def test_every_model_is_in_the_console_but_samples() -> None:
+def test_every_model_is_in_the_console_but_samples_and_entries() -> None:
     from django.apps import apps
 
     missing = {m._meta.label for app in OURS for m in apps.get_app_config(app).get_models()} - {
         label(model) for model in REGISTERED
     }
     # Their keys are composite: Django's admin can't show them.
-    assert missing == {"services.ProbeSample", "services.SampleMinute", "storms.StormSample"}
+    samples = {"services.ProbeSample", "services.SampleMinute", "storms.StormSample"}
+    # Lines of a timeline say nothing by themselves: they are read on their storm's and their incident's page.
+    assert missing == samples | {"storms.StormEntry", "storms.IncidentEntry"}
 
 
 def test_every_admin_has_our_base_class() -> None:
@@ -101,7 +103,7 @@ def test_a_list_asks_no_more_for_more_rows(
         domain = rows.protected_domain()
         rows.weight_change(domain.record_set)
         factories.policy(service=domain.service)
-        factories.storm(service=domain.service)
+        factories.storm(service=domain.service, incident=factories.incident())
     with django_assert_max_num_queries(14):
         console.get(url(model, "changelist"))
 
@@ -157,6 +159,24 @@ def test_storm_verdicts_and_plans_are_told(console: Client) -> None:
         assert said in text
 
 
+def test_open_incidents_of_cdns_come_first(console: Client) -> None:
+    now = timezone.now()
+    factories.incident(cdn=factories.cdn(name="Nimbus"))
+    edgeline = factories.cdn(name="Edgeline")
+    incident = factories.incident(cdn=edgeline, confirmed_at=now, witnesses=["reference site ref.example is DOWN"])
+    storm = factories.storm(cdn=edgeline, incident=incident)
+    factories.incident(cdn=factories.cdn(name="Long ago"), started_at=now, ended_at=now)
+    text = text_of(console)
+    said = [
+        "Something is wrong", "2 CDN incidents are open", "1 storm is raging", "Edgeline", "3 of 12 services, eu na",
+        "reference site ref.example is DOWN", "confirmed", "Nimbus", "No witness beyond", "suspected", "Open storms",
+        storm.reason,
+    ]  # fmt: skip
+    assert [text.index(part) for part in said] == sorted(text.index(part) for part in said)
+    assert "Long ago" not in text
+    assert reverse("admin:storms_cdnincident_change", args=[incident.pk]) in console.get(LIVE).content.decode()
+
+
 def test_an_old_verdict_is_unknown(console: Client) -> None:
     rows.protected_domain()
     a_seeing_vantage_point()
@@ -187,9 +207,9 @@ def test_queries_are_bounded_whatever_there_is(console: Client, django_assert_ma
     for _ in range(25):
         domain = rows.protected_domain()
         rows.weight_change(domain.record_set)
-        factories.storm(service=domain.service)
+        factories.storm(service=domain.service, incident=factories.incident())
     for path in (LIVE, "/admin/"):
-        with django_assert_max_num_queries(15):
+        with django_assert_max_num_queries(16):
             html = console.get(path).content.decode()
         assert html.count('class="tr-service"') == 10
 
@@ -238,6 +258,7 @@ def test_staff_sees_only_what_it_may(console: Client) -> None:
     assert "1,200.00 USD" in text
     assert "Open storms" not in text
     assert "storm is raging" not in text
+    assert "CDN incident" not in text
     assert client.get(reverse("admin:storms_stormevent_changelist")).status_code == 403
 
 
@@ -263,3 +284,9 @@ def test_search_finds_a_few_rows_by_name(console: Client) -> None:
         factories.customer(name=f"Findable {number}")
     html = console.get("/admin/search/?extended=1&s=findable").content.decode()
     assert "Found 8 results" in html
+
+
+def test_search_finds_incidents_by_their_cdn(console: Client) -> None:
+    incident = factories.incident(cdn=factories.cdn(name="Edgeline"))
+    html = console.get("/admin/search/?extended=1&s=edgeline").content.decode()
+    assert reverse("admin:storms_cdnincident_change", args=[incident.pk]) in html

@@ -16,7 +16,7 @@ from billing.models import Invoice
 from billing.money import format_minor
 from dns.models import Freeze, Pin, WeightChange
 from services.models import Target, VantagePoint
-from storms.models import Finding, StormEvent
+from storms.models import CdnIncident, Finding, StormEvent
 from tranche_site.console import traffic
 from tranche_site.console.traffic import Traffic
 from tranche_site.floor.console_admin import percent
@@ -125,6 +125,7 @@ class Board:
     now: datetime
     notices: list[Notice]
     counts: dict[str, int]
+    incidents: list[CdnIncident]
     storms: list[StormEvent]
     services: list[ServicePaths]
     sites: list[Site]
@@ -165,6 +166,10 @@ def read(user: User | AnonymousUser, now: datetime) -> Board:
     points = _list(VantagePoint.objects.exclude(state=VantagePoint.State.OFF).order_by("name"), may, "points", 20)
     seen = [Point(row, _sight(row, now)) for row in points]
     counts = _counts(now) if "paths" in may else {}
+    confirmed_first = F("confirmed_at").asc(nulls_last=True)
+    incidents = _list(
+        CdnIncident.objects.open().select_related("cdn").order_by(confirmed_first, "-started_at"), may, "incidents"
+    )
     raging_first = F("ended_at").desc(nulls_first=True)
     storms = _list(
         StormEvent.objects.open().select_related("service__customer", "cdn").order_by(raging_first, "-started_at"),
@@ -177,7 +182,7 @@ def read(user: User | AnonymousUser, now: datetime) -> Board:
     canaries = Target.objects.live().filter(role=Target.Role.CANARY).values_list("network", "address")
     networks = len({network or address for network, address in canaries}) if seen else CANARY_NETWORKS
     half = Board(
-        now=now, notices=[], counts=counts, storms=storms, points=seen, held=held, changes=changes,
+        now=now, notices=[], counts=counts, incidents=incidents, storms=storms, points=seen, held=held, changes=changes,
         services=_services(now) if "paths" in may else [],
         sites=_sites(now) if "paths" in may else [],
         bills=_bills() if "bills" in may else [],
@@ -189,6 +194,7 @@ def read(user: User | AnonymousUser, now: datetime) -> Board:
 
 
 _PANELS = {
+    "incidents": "storms.view_cdnincident",
     "storms": "storms.view_stormevent",
     "paths": "storms.view_pathverdict",
     "points": "services.view_vantagepoint",
@@ -344,6 +350,14 @@ def _notices(board: Board) -> Iterable[Notice]:
             text = f"1 {one}" if count == 1 else f"{some} {many}"
             yield Notice(tone, text, reverse(f"admin:{view}_changelist") + query)
 
+    yield from told(
+        "danger",
+        len(board.incidents),
+        "CDN incident is open",
+        "CDN incidents are open",
+        "storms_cdnincident",
+        "?state=open",
+    )
     raging = sum(1 for storm in board.storms if storm.ended_at is None)
     yield from told("danger", raging, "storm is raging", "storms are raging", "storms_stormevent", "?state=raging")
     yield from told(

@@ -27,6 +27,7 @@ _GROUPS: dict[str, list[tuple[str, str, str]]] = {
         ("Maintenance windows", "construction", "services.maintenancewindow"),
     ],
     "Storms": [
+        ("CDN incidents", "crisis_alert", "storms.cdnincident"),
         ("Storms", "thunderstorm", "storms.stormevent"),
         ("Policies", "rule", "storms.stormpolicy"),
         ("Verdicts", "monitor_heart", "storms.pathverdict"),

@@ -17,6 +17,7 @@ _MODELS = {
     "customers.Customer": "apartment",
     "services.Service": "dns",
     "services.ServiceDomain": "language",
+    "storms.CdnIncident": "crisis_alert",
     "storms.StormEvent": "thunderstorm",
     "billing.Invoice": "receipt_long",
 }

@@ -51,6 +51,7 @@ __all__ = [
     "RangeDateTimeFilter",
     "ReadOnly",
     "ReadOnlyInline",
+    "ReasonForm",
     "SoftDelete",
     "TabularInline",
     "action",
@@ -161,6 +162,12 @@ class Form(forms.ModelForm):
             if not general.data:
                 del self.errors[NON_FIELD_ERRORS]
         self.add_error(field if field in self.fields else None, error.messages)
+
+
+class ReasonForm(BaseDialogForm):
+    """For what a person does to a record that is kept for ever: never without a word about why."""
+
+    reason = forms.CharField(max_length=1000, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}))
 
 
 # --- actions --------------------------------------------------------------------------------------------------------
