@@ -1,6 +1,6 @@
 """What a policy would have done: recorded samples in, storms and findings out. Pure, and the same detector as the watch.
 
-It looks when the watch would have looked: as soon as a bad sample is known, and every few seconds besides. Between
+It looks when the watch would have looked: as soon as bad samples are known, and every few seconds besides. Between
 trouble nothing can happen, so that long calm is skipped: no verdict is DOWN, and nothing is found, while no series has
 `min_failures` samples within a window that are other than quick and good.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import merge
@@ -45,6 +45,8 @@ class FoundStorm:
     closed_at: datetime | None = None
     relapses: int = 0
     spells: list[tuple[datetime, datetime | None]] = field(default_factory=list)
+    closings: list[datetime] = field(default_factory=list)
+    """Whenever it was closed, so that traffic would have gone home; a relapse may have opened it again."""
 
     @property
     def detection_seconds(self) -> float:
@@ -138,11 +140,20 @@ class _Replay:
         return min(sweep, bad_news[place]) if place < len(bad_news) else sweep
 
     def _bad_news(self) -> array[int]:
-        """When bad samples were known, in order."""
+        """When bad samples were known that may turn a vote, in order: those of `min_failures` within a window."""
         found = array("q")
         for series in self._recording.series:
-            found.extend(series.known_at(n) for n in _places(series.outcome, self._bad))
+            places = list(_places(series.outcome, self._bad))
+            near = {n for first, last in self._clusters(series, places) for n in range(first, last + 1)}
+            found.extend(series.known_at(places[n]) for n in near)
         return array("q", sorted(found))
+
+    def _clusters(self, series: Series, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """First and last of every `min_failures` of `places` in a row that lie within a window."""
+        at, most = series.at, self._policy.min_failures
+        for last in range(most - 1, len(places)):
+            if at[places[last]] - at[places[last - most + 1]] < self._width:
+                yield last - most + 1, last
 
     def _stretches(self, first: int, last: int) -> list[tuple[int, int]]:
         """When anything can come to pass while no storm is open, in order and apart from each other."""
@@ -158,17 +169,15 @@ class _Replay:
 
     def _troubles(self, series: Series, first: int, last: int, reach: int) -> Iterator[tuple[int, int]]:
         """When this series has enough within a window that is not good, or is silent. In order of their start."""
-        at, most = series.at, self._policy.min_failures
         notable = list(_places(series.outcome, bytes(code != OK for code in range(len(OUTCOMES)))))
         if max(series.total_ms, default=0.0) > self._policy.slow_ms:
             slow = (n for n, ms in enumerate(series.total_ms) if ms > self._policy.slow_ms)
             notable = sorted({*notable, *slow})
         near = [
-            (at[notable[n]], series.known_at(notable[n + most - 1]) + reach)
-            for n in range(len(notable) - most + 1)
-            if at[notable[n + most - 1]] - at[notable[n]] < self._width
+            (series.at[notable[start]], series.known_at(notable[end]) + reach)
+            for start, end in self._clusters(series, notable)
         ]
-        return iter(sorted(near + list(self._silences(at, first, last, reach))))
+        return iter(sorted(near + list(self._silences(series.at, first, last, reach))))
 
     def _silences(self, at: array[int], first: int, last: int, reach: int) -> Iterator[tuple[int, int]]:
         """Around the beginning of a silence, when it is found, and its end."""
@@ -280,6 +289,7 @@ class _Replay:
             storm.spells[-1] = (storm.spells[-1][0], decision.at)
         elif decision.action is Action.CLOSE:
             storm.closed_at = moment
+            storm.closings.append(moment)
 
     def _start(self, decision: Decision, seen: dict[int, PathView], now: int, not_before: datetime | None) -> datetime:
         """The first failing sample of the run that led here, over the vantage points that vote DOWN."""

@@ -25,8 +25,6 @@ CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
 OK = CODES["ok"]
 NOT_MEASURED = -1.0
 MADE_AT_MOST = 10_000
-SLOWEST = 60 * SECOND
-"""No probe takes longer."""
 COLUMNS = ("at", "domain", "path", "vantage", "outcome", "status", "latency_ms")
 REQUIRED = COLUMNS[:5]
 PATHS = (PRIMARY, BACKUP, ORIGIN)
@@ -57,6 +55,7 @@ class Series:
     total_ms: array[float] = field(default_factory=lambda: array("f"))
     blind: bytearray = field(default_factory=bytearray)
     """1 where the vantage point was blind; empty where it never was."""
+    _slowest: int = field(default=-1, repr=False, compare=False)
     _made: dict[int, Seen] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -80,7 +79,7 @@ class Series:
         at, low, high = self.at, bisect_right(self.at, after), bisect_right(self.at, now)
         pending = []
         place = high - 1
-        while place >= low and at[place] > now - SLOWEST:
+        while place >= low and at[place] > now - self._slowest_us:
             if self.known_at(place) > now:
                 pending.append(place)
             place -= 1
@@ -93,6 +92,13 @@ class Series:
             self._made.clear()
         made = self._made
         return [made.get(n) or self._make(n) for n in range(low, high) if n not in pending]
+
+    @property
+    def _slowest_us(self) -> int:
+        """The longest that any sample took; the columns don't change once they are replayed."""
+        if self._slowest < 0:
+            self._slowest = max(round(max(self.total_ms, default=0) * 1000), 0)
+        return self._slowest
 
     def _make(self, place: int) -> Seen:
         """One sample as a window takes it, kept, since many windows in a row hold the same."""

@@ -10,6 +10,7 @@ import math
 import random
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop
@@ -22,6 +23,7 @@ from storms.verdicts import VantagePoint
 BURST_SHOTS, BURST_SPACING = 3, SECOND
 GOOD_MS, FAILED_MS, TIMEOUT_MS = 80.0, 120.0, 5000.0
 PATHS = (PRIMARY, BACKUP, ORIGIN)
+HOUR = 3600 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,12 @@ class _Run:
             (path, point.name): {} for path in prober.paths for point in prober.vantage_points
         }
         self._shots: dict[tuple[str, str], list[int]] = {key: [] for key in self._odd}
+        self._by_hour: dict[tuple[str, str, int], list[Fault]] = defaultdict(list)
+        for fault in faults:
+            for path, point in self._odd:
+                if fault.hits(path, point):
+                    for hour in range(max(fault.start, start) // HOUR, min(fault.end, end) // HOUR + 1):
+                        self._by_hour[path, point, hour].append(fault)
         self._bursting: dict[str, int] = {}
 
     def recording(self) -> Recording:
@@ -132,8 +140,8 @@ class _Run:
 
     def _shot(self, key: tuple[str, str], at: int) -> tuple[int, float, bool]:
         sample = (OK, GOOD_MS, False)
-        for fault in self._faults:
-            if fault.hits(*key) and fault.is_on(at):
+        for fault in self._by_hour.get((*key, at // HOUR), ()):
+            if fault.is_on(at):
                 if fault.latency_ms is not None:
                     sample = (OK, fault.latency_ms, False)
                 if self._chance.random() < fault.share:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 STALE_INTERVALS = 3
 """A vantage point whose newest sample is older than this many intervals has no vote."""
 
+CONTRADICTED = 2
+"""Times the failures that a vote for DOWN needs where another vantage point of the region votes UP."""
+
 
 class Kind(StrEnum):
     HTTP_AVAILABILITY = "http_availability"
@@ -253,13 +256,14 @@ def view(
 ) -> PathView:
     """The verdict on one target, by quorum per region over the *configured* vantage points.
 
-    A blind or silent point is a missing vote, never a smaller quorum. One region that is DOWN makes the path DOWN.
+    A blind or silent point is a missing vote, never a smaller quorum. Where a point of the region votes UP, each vote for
+    DOWN needs twice the policy's failures. One region that is DOWN makes the path DOWN.
     """
     votes = {point.name: vote(windows.get(point.name, Window()), policy, now) for point in vantage_points}
     regions: dict[str, list[VantagePoint]] = {}
     for point in vantage_points:
         regions.setdefault(point.region, []).append(point)
-    by_region = {region: _region_verdict(points, votes, policy) for region, points in regions.items()}
+    by_region = {region: _region_verdict(points, votes, windows, policy) for region, points in regions.items()}
     down = tuple(sorted(region for region, verdict in by_region.items() if verdict is Verdict.DOWN))
 
     if down:
@@ -358,10 +362,16 @@ def _is_mute(window: Window, policy: Policy) -> bool:
     return not window.is_blind and not window.judged and window.set_aside >= policy.min_samples
 
 
-def _region_verdict(points: list[VantagePoint], votes: Mapping[str, Verdict], policy: Policy) -> Verdict:
+def _region_verdict(
+    points: list[VantagePoint], votes: Mapping[str, Verdict], windows: Mapping[str, Window], policy: Policy
+) -> Verdict:
     needed = quorum(len(points))
     down = [point for point in points if votes[point.name] is Verdict.DOWN]
     up = [point for point in points if votes[point.name] is Verdict.UP]
+    if up:
+        # Contradicted, a vote needs twice the failures: beside a point with trouble of its own, a few lost packets at one
+        # other would make a quorum. In an outage all points have confirmed within the same seconds.
+        down = [point for point in down if windows[point.name].bad >= CONTRADICTED * policy.min_failures]
     if len(down) >= needed and len({point.network for point in down}) >= policy.min_vantages:
         return Verdict.DOWN
     if len(up) >= needed and len({point.network for point in up}) >= policy.min_vantages:

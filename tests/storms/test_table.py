@@ -23,23 +23,24 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POLICY = Policy()
 UP, DOWN, UNKNOWN = "UP", "DOWN", "UNKNOWN"
 STATES = (UP, DOWN, UNKNOWN)
+WEAK = "DOWN by three failures"
 NEEDED = {2: 2, 3: 2, 4: 3, 5: 4, 6: 4, 7: 5}
 """Votes of so many points: both of 2, n−1 of 3 to 5, n−2 of 6 and more."""
 
 
 def seen(state: str) -> Window:
-    """A minute at ten seconds, through the real window: all good, all bad since 45 s, or nothing."""
+    """Two minutes at ten seconds, through the real window: all good, all bad for the last 60 s or 25 s, or nothing."""
     if state == UNKNOWN:
         return Window()
-    bad_from = NOW - timedelta(seconds=45)
+    bad_from = NOW - timedelta(seconds=25 if state == WEAK else 60)
     samples = [
-        Seen(at, Outcome.HTTP_5XX if state == DOWN and at >= bad_from else Outcome.OK, 80.0)
+        Seen(at, Outcome.HTTP_5XX if state in (DOWN, WEAK) and at >= bad_from else Outcome.OK, 80.0)
         for at in (NOW - timedelta(seconds=2 + 10 * n) for n in range(11, -1, -1))
     ]
     return window(samples, POLICY, NOW)
 
 
-SEEN = {state: seen(state) for state in STATES}
+SEEN = {state: seen(state) for state in (*STATES, WEAK)}
 
 
 def decide(
@@ -97,6 +98,15 @@ def test_every_state_of_so_many_points(count: int) -> None:
         action, attribution, _ = decide(primary, [UP] * count, [UP] * count)
         storm = verdict(primary) == DOWN
         assert (action is Action.OPEN, attribution is Attribution.CDN_FAULT) == (storm, storm), primary
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_who_is_contradicted_needs_twice_the_failures(count: int) -> None:
+    """Every state of so many points that fail a little, fail, do not fail, or say nothing."""
+    for primary in itertools.product((*STATES, WEAK), repeat=count):
+        action, _, _ = decide(primary, [UP] * count, [UP] * count)
+        down = primary.count(DOWN) + (0 if UP in primary else primary.count(WEAK))
+        assert (action is Action.OPEN) is (down >= NEEDED[count]), primary
 
 
 @given(st.integers(2, 7), st.data())
