@@ -29,7 +29,7 @@ from dns.observation import Observation, look
 from dns.providers import provider_class
 from dns.providers.contract import Member, Provider, ProviderError, WeightedSet
 from services.models import Service, ServiceDomain, Target
-from storms.models import PathVerdict, StormEvent
+from storms.models import CdnIncident, Finding, Kind, PathVerdict, StormEvent
 from storms.severity import shares_bad
 from tranche_site.floor.faults import fault_point
 
@@ -121,12 +121,13 @@ def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> 
     freezes = list(Freeze.objects.filter(lifted_at__isnull=True).order_by("-id"))
     newest = _newest_changes(ids)
     traffic = _traffic(now)
+    blocked = _blocked(ids)
     plans = []
     moving = 0  # domains that the plans of this very run take away from their primary
     for service in services:
         domains: list[ServiceDomain] = service.steered  # type: ignore[attr-defined]
         standing = {domain.record_set.pk: _standing(domain, newest.get(domain.record_set.pk)) for domain in domains}
-        situation = _situation(service, newest, storms.get(service.pk), shares, pins, freezes, now)
+        situation = _situation(service, newest, storms.get(service.pk), shares, pins, freezes, blocked, now)
         wanted = weights.plan(situation, _terms(), now)
         here = dict(situation.current) or {weights.PRIMARY: 100}
         places = [
@@ -188,6 +189,7 @@ def _situation(
     shares: Mapping[int, float],
     pins: Mapping[int, Pin],
     freezes: Iterable[Freeze],
+    blocked: Mapping[int, str],
     now: datetime,
 ) -> weights.Situation:
     primary, backups = _lanes(service, now)
@@ -207,10 +209,27 @@ def _situation(
         settled_at=max(at for at in settled if at) if settled and all(settled) else None,
         ttl_seconds=max((domain.record_set.ttl_seconds for domain in domains), default=0),
         heading_home=bool(previous) and current.get(weights.PRIMARY, 0) > previous.get(weights.PRIMARY, 0),
-        storm=weights.Storm(storm.pk, storm.ended_at is not None, shares.get(service.pk, 0.0)) if storm else None,
+        storm=_raging(storm, shares.get(service.pk, 0.0)) if storm else None,
         pinned_backup_percent=pin.backup_percent if pin else None,
         frozen=next((freeze.reason for freeze in freezes if _covers(freeze, service)), ""),
+        blocked=blocked.get(service.pk, ""),
     )
+
+
+def _raging(storm: StormEvent, share_bad: float) -> weights.Storm:
+    return weights.Storm(storm.pk, storm.ended_at is not None, share_bad, storm.kind == Kind.MANUAL)
+
+
+def _blocked(service_ids: Iterable[int]) -> dict[int, str]:
+    """By service, that probes of its primary are refused by a CDN that refuses those of unrelated customers as well."""
+    incidents = CdnIncident.objects.open().filter(kind=CdnIncident.Kind.BLOCKED).values("cdn")
+    findings = Finding.objects.open().filter(
+        service__in=service_ids, kind="blocked", target__role=Target.Role.PRIMARY, target__cdn__in=incidents
+    )
+    return {
+        finding.service_id: f"{finding.target.cdn} refuses probes of several customers"  # type: ignore[union-attr]
+        for finding in findings.select_related("target__cdn")
+    }
 
 
 def _covers(freeze: Freeze, service: Service) -> bool:

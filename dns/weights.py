@@ -49,6 +49,8 @@ class Storm:
     is_over: bool
     share_bad: float
     """Share of the primary's samples that were bad since it began (0 to 1)."""
+    is_manual: bool = False
+    """A person declared it: their word stands where the probes see nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Situation:
     storm: Storm | None = None
     pinned_backup_percent: int | None = None
     frozen: str = ""
+    blocked: str = ""
+    """Why the primary's CDN is thought to refuse everybody, not only our probes; or ""."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Plan:
     leaves_down_path: bool = False
     is_persons: bool = False
     """A person's own numbers: the blast radius is for our mistakes, not for theirs."""
+    needs_person: str = ""
+    """Why a person must decide; such a plan is always held."""
 
     def __post_init__(self) -> None:
         if sum(self.percents.values()) != 100 or any(percent < 0 for percent in self.percents.values()):
@@ -115,6 +121,11 @@ def plan(situation: Situation, terms: Terms, now: datetime) -> Plan:
         return _away(situation, situation.storm, terms, here, fit, now)
     if situation.storm:
         return Plan(here, "the storm is over and not closed yet: nothing moves", situation.storm.id)
+    if situation.blocked and share < 100:
+        return Plan(here, f"{situation.blocked}: traffic stays")
+    if situation.blocked and fit:
+        # Refused probes may be a rule against robots, or a CDN that refuses everybody: who can tell is a person.
+        return Plan(_fill(here, fit, 100), f"{situation.blocked}: to {fit[0].key}", needs_person=situation.blocked)
     if share == 100:
         return Plan(here, "no storm: the primary has it all")
     return _failback(situation, terms, share, now)
@@ -134,6 +145,7 @@ class Refusal(StrEnum):
     APEX = "apex"
     UNPROVEN = "unproven_domain"
     UNSAFE_TTL = "unsafe_ttl"
+    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +188,8 @@ def guard(
             return Refusal.APEX, f"{place.hostname} is its zone's apex, where no CNAME may stand"
         if place.ttl_seconds > 300:
             return Refusal.UNSAFE_TTL, f"{place.hostname} has a TTL of {place.ttl_seconds} s; at most 300"
+    if wanted.needs_person:
+        return Refusal.BLOCKED, f"{wanted.needs_person}; look whether visitors are refused too"
     if wanted.is_reversal and not wanted.leaves_down_path and traffic.reversals_last_hour >= traffic.reversal_limit:
         return Refusal.REVERSALS, f"{traffic.reversals_last_hour} reversals within the last hour"
     if wanted.percents.get(PRIMARY, 0) < here.get(PRIMARY, 100) and not wanted.is_persons:
@@ -264,12 +278,16 @@ def _pinned(situation: Situation, here: dict[str, int], fit: Sequence[Lane]) -> 
 def _away(
     situation: Situation, storm: Storm, terms: Terms, here: dict[str, int], fit: Sequence[Lane], now: datetime
 ) -> Plan:
-    if situation.primary.health not in (Health.DOWN, Health.DEGRADED):
+    if situation.primary.health not in (Health.DOWN, Health.DEGRADED) and not storm.is_manual:
         return Plan(here, f"storm, but the primary is {situation.primary.health} now: nothing moves", storm.id)
     if not fit:
         return Plan(here, f"storm, but no backup is fit: {_problems(situation)}", storm.id)
     moved = 100 - here[PRIMARY]
-    if storm.share_bad >= FAST_SHARE_BAD or (situation.primary.health is Health.DOWN and moved >= RAMP_PERCENT[-2]):
+    if (
+        storm.is_manual
+        or storm.share_bad >= FAST_SHARE_BAD
+        or (situation.primary.health is Health.DOWN and moved >= RAMP_PERCENT[-2])
+    ):
         step = 100
     else:
         step = next((percent for percent in RAMP_PERCENT if percent > moved), 100)
@@ -279,11 +297,13 @@ def _away(
     if percents[PRIMARY] >= here[PRIMARY]:
         return Plan(here, f"storm: {moved} % is on the backup", storm.id)
     names = ", ".join(lane.key for lane in fit if percents[lane.key])
+    seen = "declared by hand" if storm.is_manual else f"{storm.share_bad:.0%} of the primary's samples bad"
     return Plan(
         percents,
-        f"storm {storm.id}: {100 - percents[PRIMARY]} % to {names} ({storm.share_bad:.0%} of the primary's samples bad)",
+        f"storm {storm.id}: {100 - percents[PRIMARY]} % to {names} ({seen})",
         storm.id,
         leaves_down_path=situation.primary.health is Health.DOWN,
+        is_persons=storm.is_manual,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.db.models import Count, Q
 
 from customers.models import Event
@@ -64,6 +65,11 @@ def begins(kind: str, evidence: Evidence) -> bool:
 
 def tend(now: datetime) -> None:
     """Open, extend, confirm and end incidents. A fixed number of queries while nothing changes; call it under the lock."""
+    with transaction.atomic():
+        _tend(now)
+
+
+def _tend(now: datetime) -> None:
     found = _gather(now)
     current = {
         (incident.cdn_id, incident.kind): incident for incident in CdnIncident.objects.open().select_for_update()

@@ -13,7 +13,7 @@ from customers.models import SCOPES, ApiKey, Customer
 from dns.models import DnsAccount, RecordSet
 from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from storms.detector import Attribution
-from storms.models import CdnIncident, StormEvent, StormPolicy
+from storms.models import CdnIncident, Finding, StormEvent, StormPolicy
 
 _number = count(1)
 
@@ -160,3 +160,10 @@ def contract(**kw: Any) -> Contract:
     if "rate_card" not in kw:
         kw["rate_card"] = rate_card()
     return Contract.objects.create(**{"valid_from": datetime(2026, 1, 1, tzinfo=UTC)} | kw)
+
+
+def finding(**kw: Any) -> Finding:
+    now, owner = timezone.now(), kw["service"].customer
+    return Finding.objects.create(
+        **{"customer": owner, "reason": "as the test wants", "first_seen_at": now, "last_seen_at": now} | kw
+    )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle, planning, probes, recording, service_page, slip, watching
+from tests.bench import Result, idle, planning, probes, recording, replaying, service_page, slip, watching
 
 BENCHES: dict[str, Callable[[], Result]] = {
     "probe_cpu_ms": probes.probe_cpu_ms,
@@ -18,6 +18,7 @@ BENCHES: dict[str, Callable[[], Result]] = {
     "record_rows": recording.record_rows,
     "watch_10k_ms": watching.watch_10k_ms,
     "watch_100k_ms": watching.watch_100k_ms,
+    "backtest_samples": replaying.backtest_samples,
     "service_page_ms": service_page.service_page_ms,
     "idle_mib": idle.idle_mib,
     "idle_cpu_percent": idle.idle_cpu_percent,

@@ -24,7 +24,8 @@ from dns.providers.contract import Provider, ProviderError, Receipt, WeightedSet
 from dns.providers.embedded import EmbeddedProvider
 from services import lookup
 from services.models import Service, ServiceDomain, Target, VantagePoint
-from storms.models import PathVerdict, StormEvent
+from storms import incidents, operators
+from storms.models import CdnIncident, PathVerdict, StormEvent
 from tests import factories, servers
 from tests.samples import record
 from tests.together import run_together
@@ -666,3 +667,54 @@ def test_a_tick_asks_the_same_number_of_questions_for_many_services(dns: Embedde
         steered_service()
     tick()
     assert questions() == one
+
+
+# --- refused probes, and storms by hand -------------------------------------------------------------------------------
+
+
+def test_probes_that_a_cdn_refuses_everybody_wait_for_a_person(dns: EmbeddedDns) -> None:
+    cdn = factories.cdn()
+    services = [steered_service() for _ in range(3)]
+    for service in services:
+        Target.objects.filter(domain__service=service, role="primary").update(cdn=cdn)
+    tick()
+    for service in services[:2]:
+        factories.finding(service=service, kind="blocked", target=_primary(service))
+    incidents.tend(timezone.now())
+    tick()
+    assert not WeightChange.objects.filter(state=State.HELD).exists(), "two customers may have the same rule by chance"
+
+    factories.finding(service=services[2], kind="blocked", target=_primary(services[2]))
+    incidents.tend(timezone.now())
+    (incident,) = CdnIncident.objects.all()
+    assert (incident.kind, incident.state, incident.services_hit) == ("blocked", "confirmed", 3)
+    assert Event.objects.filter(kind="incident.opened").count() == 1
+    tick()
+    held = [newest(service) for service in services]
+    assert {(change.state, split(change)["backup-1"]) for change in held} == {(State.HELD, 100)}
+    assert "refuses probes of several customers" in held[0].held_reason
+    assert written() and all(weight in (0, 255) for _, weight in written())
+
+    steering.approve(held[0], User.objects.create_user("op"))
+    tick()
+    assert newest(services[0]).state == State.OBSERVED and split(newest(services[0]))["primary"] == 0
+    tick()
+    assert split(newest(services[0]))["primary"] == 0, "it stays away while the CDN refuses"
+
+
+def _primary(service: Service) -> Target:
+    return Target.objects.get(domain__service=service, role="primary")
+
+
+def test_a_storm_declared_by_hand_moves_traffic_and_its_end_brings_it_home(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    storm = operators.declare(service, "the CDN called", "kim", timezone.now())
+    tick()
+    assert split(newest(service)) == {"primary": 0, "backup-1": 100}
+    assert newest(service).storm == storm
+    operators.finish(storm, "they called again", "kim", timezone.now())
+    for _ in range(3):
+        time.sleep(2.1)
+        tick()
+    assert split(newest(service)) == {"primary": 100, "backup-1": 0}

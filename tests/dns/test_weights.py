@@ -242,3 +242,44 @@ def test_wilson_interval_of_the_textbook() -> None:
 def test_diff_names_what_would_change() -> None:
     assert weights.diff(AWAY, HOME) == {"backup-1": (0, 100), "primary": (100, 0)}
     assert weights.diff(HOME, {"primary": 100}) == {}
+
+
+# --- what a person must decide, and what a person decided -------------------------------------------------------------
+
+BLOCKED = "Edgeline refuses probes of several customers"
+
+
+def test_refused_probes_bring_a_plan_that_a_person_must_agree_to() -> None:
+    plan = weights.plan(Situation(UP, [BACKUP], HOME, blocked=BLOCKED), TERMS, NOW)
+    assert (plan.percents, plan.needs_person) == (AWAY, BLOCKED)
+    refused = weights.guard(plan, HOME, [], Traffic(domains_total=1000, domains_moved_lately=0))
+    assert refused and refused[0] is Refusal.BLOCKED and "visitors" in refused[1]
+
+
+def test_refused_probes_never_end_what_was_agreed_to() -> None:
+    plan = weights.plan(Situation(UP, [BACKUP], AWAY, SETTLED, blocked=BLOCKED), TERMS, NOW)
+    assert (plan.percents, plan.needs_person) == (AWAY, "")
+    assert percents(Situation(UP, [BACKUP], AWAY, SETTLED)) != AWAY  # without the incident it comes home
+
+
+def test_refused_probes_move_nothing_onto_an_unfit_backup() -> None:
+    unfit = Lane("backup-1", Health.UNKNOWN, problem="UNKNOWN")
+    assert percents(Situation(UP, [unfit], HOME, blocked=BLOCKED)) == HOME
+
+
+def test_a_storm_goes_before_refused_probes() -> None:
+    storm = Storm(7, False, 1.0)
+    plan = weights.plan(Situation(DOWN, [BACKUP], HOME, storm=storm, blocked=BLOCKED), TERMS, NOW)
+    assert (plan.percents, plan.needs_person, plan.storm_id) == (AWAY, "", 7)
+
+
+@pytest.mark.parametrize("health", Health)
+def test_a_storm_by_hand_moves_at_once_whatever_the_probes_say(health: Health) -> None:
+    situation = Situation(Lane("primary", health), [BACKUP], HOME, storm=Storm(7, False, 0.0, is_manual=True))
+    plan = weights.plan(situation, TERMS, NOW)
+    assert (plan.percents, plan.is_persons) == (AWAY, True)
+
+
+def test_a_storm_by_hand_moves_nothing_onto_an_unfit_backup() -> None:
+    unfit = Lane("backup-1", Health.DOWN, problem="DOWN")
+    assert percents(Situation(UP, [unfit], HOME, storm=Storm(7, False, 0.0, is_manual=True))) == HOME
