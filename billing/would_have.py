@@ -32,7 +32,10 @@ WHERE b.service_id = %s AND b.minute_at >= %s AND b.minute_at < %s GROUP BY 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Amounts in minor units of `currency`: what delivery would have cost more, and what cover would have paid of it."""
+    """Amounts in minor units of `currency`: what delivery would have cost more, and what cover would have paid of that.
+
+    Where traffic really moved in this time, what was on the backup anyway counts in neither.
+    """
 
     currency: str
     moved_bytes: int
@@ -67,13 +70,13 @@ def would_have(service: Service, spells: Sequence[Spell], start: datetime, end: 
         for n, (a, b) in enumerate(spells, 1) if a < b
     ]  # fmt: skip
     period, factors = Period(start, end), _factor(service)
-    was = rate_document(document_of(contract, period, as_it_was, [], factors))
+    was = rate_document(document_of(contract, period, as_it_was, told, factors))
     would = rate_document(document_of(contract, period, [row for row in as_it_would if row[3]], told, factors))
     return Ledger(
         contract.rate_card.currency,
         sum(round(size * moved.get((role, minute, size), Fraction(0))) for role, minute, size in usage),
         would.subtotal_minor - was.subtotal_minor,
-        would.discount_minor,
+        would.discount_minor - was.discount_minor,
     )
 
 

@@ -6,10 +6,15 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django_filters.rest_framework import ChoiceFilter, FilterSet
+from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from services.api import PathSerializer, PathViewSet
 from services.models import Cdn, Service
+from storms import packs
 from storms.models import Finding, Kind, PathVerdict, StormEvent, StormPolicy
 from tranche_site.floor.scoped import IdFilter, OwnedViewSet, OwnRow, ReadViewSet, StrictSerializer
 
@@ -58,7 +63,8 @@ class StormSerializer(serializers.ModelSerializer[StormEvent]):
         model = StormEvent
         fields = [
             "id", "service", "kind", "state", "regions", "is_armed", "attribution", "cdn", "policy", "policy_version",
-            "started_at", "detected_at", "ended_at", "closed_at", "relapses", "reason", "closing_reason",
+            "started_at", "detected_at", "ended_at", "closed_at", "relapses", "reason", "closing_reason", "incident",
+            "acknowledged_at", "evidence_sha256",
         ]  # fmt: skip
 
 
@@ -79,6 +85,23 @@ class StormFilter(OpenFilter):
     state = ChoiceFilter(choices=[("open", "open"), ("closed", "closed")], method="by_state")
 
 
+class EvidenceSerializer(serializers.Serializer[Any]):
+    """Everything from which a storm follows; `sha256` is that of the rest in canonical form."""
+
+    type = serializers.ChoiceField(choices=["storm"])
+    format = serializers.IntegerField()
+    storm = serializers.DictField()
+    policies = serializers.DictField(help_text="By version: the terms that it was judged by.")
+    targets = serializers.ListField(child=serializers.DictField())
+    entries = serializers.ListField(
+        child=serializers.DictField(), help_text="Its transitions, each with its whole case."
+    )
+    first_failures = serializers.ListField(child=serializers.DictField())
+    minutes = serializers.ListField(child=serializers.DictField())
+    samples = serializers.ListField(child=serializers.DictField())
+    sha256 = serializers.CharField()
+
+
 class StormViewSet(ReadViewSet):
     """Storms, newest first."""
 
@@ -86,6 +109,12 @@ class StormViewSet(ReadViewSet):
     serializer_class = StormSerializer
     filterset_class = StormFilter
     newest_first = True
+
+    @extend_schema(responses=EvidenceSerializer)
+    @action(detail=True, filterset_class=None, pagination_class=None)
+    def evidence(self, request: Request, pk: str) -> Response:
+        """Its evidence as one document, which `manage.py replay` recomputes."""
+        return Response(packs.pack(self.get_object()))
 
 
 class FindingSerializer(serializers.ModelSerializer[Finding]):

@@ -21,7 +21,7 @@ from services.outcomes import Outcome
 from storms import cases, detector
 from storms.cases import Case, Path
 from storms.detector import SILENT_INTERVALS, START_LOOKBACK, Action, Decision, Storm
-from storms.recordings import EPOCH, OK, OUTCOMES, SECOND, Known, RecordedPath, Recording, Series, to_time
+from storms.recordings import EPOCH, OK, OUTCOMES, SECOND, Known, RecordedPath, Recording, Series, TooMuch, to_time
 from storms.verdicts import PathView, Policy, Verdict, Window, quorum, window
 
 SWEEP = 5 * SECOND
@@ -84,14 +84,14 @@ class Result:
         )
 
 
-def replay(recording: Recording, policy: Policy, *, skip_calm: bool = True) -> Result:
-    """Replay one service under one policy."""
-    return _Replay(recording, policy).run(skip_calm=skip_calm)
+def replay(recording: Recording, policy: Policy, *, skip_calm: bool = True, most_looks: int | None = None) -> Result:
+    """Replay one service under one policy. Raises TooMuch after `most_looks` looks of the detector."""
+    return _Replay(recording, policy, most_looks).run(skip_calm=skip_calm)
 
 
 class _Replay:
-    def __init__(self, recording: Recording, policy: Policy) -> None:
-        self._recording = recording
+    def __init__(self, recording: Recording, policy: Policy, most_looks: int | None) -> None:
+        self._recording, self._most_looks = recording, most_looks
         self._policy = policy
         self._bad = bytes(policy.is_bad(outcome) for outcome in OUTCOMES)
         self._lookback = policy.lookback // timedelta(microseconds=1)
@@ -193,6 +193,8 @@ class _Replay:
 
     def _look(self, now: int) -> None:
         self._result.looks += 1
+        if self._most_looks is not None and self._result.looks > self._most_looks:
+            raise TooMuch("there is too much trouble in this time to replay it in one go: take a shorter time")
         case = self._case(now)
         seen = cases.views(case)
         decision = cases.decide(case, seen)

@@ -8,7 +8,7 @@ from django.db import connection
 
 from services.models import Service, ServiceDomain, Target, VantagePoint
 from storms import verdicts
-from storms.recordings import CODES, NOT_MEASURED, RecordedPath, Recording, Series, to_micros
+from storms.recordings import CODES, NOT_MEASURED, RecordedPath, Recording, Series, TooMuch, to_micros
 
 MOST_SAMPLES = 2_000_000
 
@@ -19,14 +19,10 @@ ORDER BY target_id, vantage_point_id, at
 """
 
 
-class TooManySamples(Exception):
-    """More samples than one backtest takes at once."""
-
-
 def read(service: Service, start: datetime, end: datetime) -> Recording:
     """What the active vantage points saw of a service in [start, end).
 
-    Raises TooManySamples above MOST_SAMPLES. Samples are kept for some days only (SAMPLE_DAYS_KEPT), and with storms.
+    Raises TooMuch above MOST_SAMPLES. Samples are kept for some days only (SAMPLE_DAYS_KEPT), and with storms.
     """
     points = list(VantagePoint.objects.filter(state=VantagePoint.State.ACTIVE).order_by("name"))
     names = {point.pk: point.name for point in points}
@@ -57,7 +53,7 @@ def _fill(
         while rows := cursor.fetchmany(10_000):
             count += len(rows)
             if count > MOST_SAMPLES:
-                raise TooManySamples(f"more than {MOST_SAMPLES:,} samples: take a shorter time")
+                raise TooMuch(f"more than {MOST_SAMPLES:,} samples: take a shorter time")
             for target, point, at, outcome, total_ms, is_blind in rows:
                 if name := names.get(point):
                     series = paths[target].series.setdefault(name, Series())

@@ -38,6 +38,10 @@ class RecordingError(Exception):
     """A line that can't be taken, with its number and what to write instead."""
 
 
+class TooMuch(Exception):
+    """More than one backtest does in one go; says what to take less of."""
+
+
 def to_micros(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 

@@ -11,6 +11,8 @@ from dns.api import RoutingViewSet, WeightChangeViewSet
 from services.api import CdnViewSet, DomainViewSet, MaintenanceWindowViewSet, ServiceViewSet
 from services.seen_api import AvailabilityViewSet, SampleViewSet
 from storms.api import CdnPathViewSet, FindingViewSet, PolicyViewSet, StormViewSet
+from storms.models import Finding, StormPolicy
+from tranche_site.backtest_api import BacktestViewSet
 from tranche_site.floor.problems import not_found
 
 router = SimpleRouter(trailing_slash=False)
@@ -24,6 +26,7 @@ router.register("samples", SampleViewSet, "sample")
 router.register("storm-policies", PolicyViewSet, "storm-policy")
 router.register("storms", StormViewSet, "storm")
 router.register("findings", FindingViewSet, "finding")
+router.register("backtests", BacktestViewSet, "backtest")
 router.register("routing", RoutingViewSet, "routing")
 router.register("weight-changes", WeightChangeViewSet, "weight-change")
 router.register("usage-snapshots", UsageSnapshotViewSet, "usage-snapshot")
@@ -32,7 +35,13 @@ router.register("invoices", InvoiceViewSet, "invoice")
 document = SpectacularAPIView.as_view(
     authentication_classes=[],
     renderer_classes=[OpenApiJsonRenderer2],
-    custom_settings={"ENUM_NAME_OVERRIDES": {"WeightChangeStateEnum": "dns.models.WeightChange.State"}},
+    custom_settings={
+        "ENUM_NAME_OVERRIDES": {
+            "WeightChangeStateEnum": "dns.models.WeightChange.State",
+            "FindingKindEnum": Finding._meta.get_field("kind").choices,
+            "PolicyKindEnum": StormPolicy._meta.get_field("kind").choices,
+        }
+    },
 )
 reader = SpectacularSwaggerView.as_view(authentication_classes=[], url_name="openapi")
 

@@ -13,6 +13,9 @@ from storms.models import StormPolicy
 from storms.recordings import Recording
 from storms.verdicts import Policy
 
+MOST_LOOKS = 20_000
+"""A storm that rages for days is looked at all the time: some seconds of work at most for one request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -37,10 +40,10 @@ class Backtest:
 
 
 def run(service: Service, start: datetime, end: datetime, policy: Policy, against: Policy | None = None) -> Backtest:
-    """Raises storms.recorded.TooManySamples where the time is too long for one go."""
+    """Raises storms.recordings.TooMuch where the time is too long for one go."""
     recording = recorded.read(service, start, end)
     policies = [policy, against] if against else [policy]
-    results = [backtest.replay(recording, each) for each in policies]
+    results = [backtest.replay(recording, each, most_looks=MOST_LOOKS) for each in policies]
     sides = [
         Side(
             each, result, _ledger(service, result, start, end), _alone(result, [r for r in results if r is not result])
@@ -53,7 +56,12 @@ def run(service: Service, start: datetime, end: datetime, policy: Policy, agains
 def policy_of(service: Service) -> Policy:
     """The service's own policy of availability, or the default one at its interval."""
     own = StormPolicy.objects.live().filter(service=service, kind="http_availability").select_related("service").first()
-    return own.terms() if own else Policy(interval_seconds=service.interval_seconds)
+    return own.terms() if own else own_terms(service)
+
+
+def own_terms(service: Service) -> Policy:
+    """The default policy at the service's own interval."""
+    return Policy(interval_seconds=service.interval_seconds, minimum_certificate_days=service.minimum_certificate_days)
 
 
 def _ledger(service: Service, result: Result, start: datetime, end: datetime) -> Ledger | None:

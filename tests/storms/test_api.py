@@ -11,9 +11,12 @@ from rest_framework.test import APIClient
 
 from customers.models import Customer
 from services.models import Service
+from storms import evidence
 from storms.models import Finding, PathVerdict, StormPolicy
+from storms.watch import watch
 from tests import factories
 from tests.answers import assert_problem, queries_of
+from tests.storms.test_watch import NOW, Site
 
 
 @pytest.fixture
@@ -250,3 +253,16 @@ def test_a_list_costs_the_same_however_long(client: APIClient, service: Service,
         make()
     assert len(client.get(f"/v1/{path}").json()) == 20
     assert queries_of(client, f"/v1/{path}") == one == 2
+
+
+def test_a_storms_evidence_is_one_document_that_replays(service: Service, client: APIClient) -> None:
+    site = Site.build()
+    site.fail()
+    watch(NOW)
+    storm = site.storm
+    answer = client.get(f"/v1/storms/{storm.pk}/evidence")
+    assert answer.status_code == 404  # somebody else's
+    StormEvent.objects.update(customer=service.customer)
+    pack = client.get(f"/v1/storms/{storm.pk}/evidence").json()
+    assert (pack["type"], pack["storm"]["id"], len(pack["entries"])) == ("storm", storm.pk, 1)
+    assert evidence.replay(pack) == []

@@ -278,3 +278,11 @@ def test_calm_is_skipped() -> None:
     points = [VantagePoint(name, "eu", name) for name in "abc"]
     recording = Prober(points).run(to_micros(START), to_micros(START) + 86_400 * SECOND, [], 1)
     assert backtest.replay(recording, Policy()).looks == 0
+
+
+def test_work_without_end_is_refused() -> None:
+    points = [VantagePoint(name, "eu", name) for name in "abc"]
+    hours = Fault(to_micros(START), to_micros(START) + 7200 * SECOND, "http_5xx")
+    recording = Prober(points).run(to_micros(START) - 600 * SECOND, to_micros(START) + 7200 * SECOND, [hours], 1)
+    with pytest.raises(recordings.TooMuch, match="take a shorter time"):
+        backtest.replay(recording, Policy(), most_looks=100)

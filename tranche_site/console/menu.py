@@ -11,8 +11,8 @@ from django.urls import reverse
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-# group → (title, icon, model)
-_GROUPS: dict[str, list[tuple[str, str, str]]] = {
+# group → (title, icon, model), and a page where it is not the model's list
+_GROUPS: dict[str, list[tuple[str, ...]]] = {
     "Customers": [
         ("Customers", "apartment", "customers.customer"),
         ("API keys", "key", "customers.apikey"),
@@ -30,6 +30,7 @@ _GROUPS: dict[str, list[tuple[str, str, str]]] = {
         ("CDN incidents", "crisis_alert", "storms.cdnincident"),
         ("Storms", "thunderstorm", "storms.stormevent"),
         ("Policies", "rule", "storms.stormpolicy"),
+        ("Backtest", "history_toggle_off", "storms.stormpolicy", "backtest"),
         ("Verdicts", "monitor_heart", "storms.pathverdict"),
         ("Findings", "report", "storms.finding"),
     ],
@@ -67,12 +68,12 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return [{"items": [first]}, *groups]
 
 
-def _item(title: str, icon: str, model: str) -> dict[str, Any]:
+def _item(title: str, icon: str, model: str, page: str = "") -> dict[str, Any]:
     app, name = model.split(".")
     return {
         "title": title,
         "icon": icon,
-        "link": reverse(f"admin:{app}_{name}_changelist"),
+        "link": reverse(f"admin:{page or f'{app}_{name}_changelist'}"),
         "permission": _may_see(app, name),
     }
 

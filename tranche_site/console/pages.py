@@ -1,4 +1,4 @@
-"""The dashboard, whole and as the part that refreshes itself."""
+"""The pages that are no row's: the dashboard, whole and as the part that refreshes itself, and the backtest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
 
-from tranche_site.console import board
+from tranche_site.console import backtest_page, board
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
@@ -30,4 +30,7 @@ def live(request: HttpRequest) -> HttpResponse:
 
 
 def urls() -> list[URLPattern]:
-    return [path("dashboard/live", live, name="dashboard_live")]
+    return [
+        path("dashboard/live", live, name="dashboard_live"),
+        path("backtest", admin.site.admin_view(backtest_page.page), name="backtest"),
+    ]
