@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from customers.models import Customer
 from services.models import Service
 from storms import evidence
-from storms.models import Finding, PathVerdict, StormPolicy
+from storms.models import Finding, PathVerdict, StormEvent, StormPolicy
 from storms.watch import watch
 from tests import factories
 from tests.answers import assert_problem, queries_of
