@@ -30,8 +30,12 @@ LOCK = 7_726_301
 _WIDEST = verdicts.Kind.HTTP_AVAILABILITY
 VERDICT_REFRESH = timedelta(seconds=10)
 """A verdict that did not change is written again only this often."""
+SWEEP_SECONDS = 2
 AT_ONCE = 2000
 """Services judged in one transaction: a mass outage is worked off in pieces, and what is news comes in between."""
+IN_TURN = 20
+"""So many services are judged in full each time although they may be calm: whoever trusts a short look should check it,
+and the work is the same in calm and storm."""
 PROBES = timedelta(minutes=2)
 """A vantage point that has not probed for so long says nothing about what it does not see."""
 
@@ -56,13 +60,12 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
     with transaction.atomic():
         if not _locked():
             return report
-        loud = sorted(calm.look(now).loud)
+        loud = sorted({*calm.look(now).loud, *_in_turn(now)})
         points = _points()
         _store_verdicts(_judge_own(points, now), points.values(), now)
         transitions.close_orphans(now)
         fault_point("storms.looked")
-    # Also when nobody is loud: the work is the same in calm and storm.
-    for first in range(0, max(len(loud), 1), AT_ONCE):
+    for first in range(0, len(loud), AT_ONCE):
         _judge(now, loud[first : first + AT_ONCE], report)
     with transaction.atomic():
         if _locked():
@@ -226,6 +229,16 @@ def _locked() -> bool:
 
 def _points() -> dict[int, VantagePoint]:
     return {point.pk: point for point in VantagePoint.objects.filter(state=VantagePoint.State.ACTIVE)}
+
+
+def _in_turn(now: datetime) -> list[int]:
+    """A few services by the clock, so that all of them have their turn."""
+    services = StormPolicy.objects.live().order_by("service").values_list("service", flat=True)
+    last = services.last()
+    if last is None:
+        return []
+    first = int(now.timestamp()) * IN_TURN // SWEEP_SECONDS % (last + 1)
+    return list(services.filter(service__gte=first).distinct()[:IN_TURN])
 
 
 def _policies(service_ids: Collection[int]) -> list[StormPolicy]:

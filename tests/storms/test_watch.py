@@ -50,8 +50,9 @@ class Site:
         cls, roles: tuple[str, ...] = Target.DOMAIN_ROLES, points: list[VantagePoint] | None = None, **policy: Any
     ) -> Site:
         domain = factories.domain()
+        probing = {"last_probe_at": at(86_400), "sees_since": at(-86_400)}
         kept = cls(
-            points if points is not None else [factories.vantage_point() for _ in range(3)],
+            points if points is not None else [factories.vantage_point(**probing) for _ in range(3)],
             factories.policy(service=domain.service, **policy),
             domain,
         )
@@ -996,6 +997,30 @@ def test_twenty_services_cost_as_many_queries_as_one(state: str) -> None:
     assert queries(at(3)) <= steady
     assert PathVerdict.objects.count() == 60
     assert Finding.objects.open().count() == (20 if state == "findings" else 0)
+
+
+@pytest.mark.django_db
+def test_a_storm_asks_no_more_questions_than_calm_does() -> None:
+    """Within a tenth, all that is read is the same; a storm only adds the writes of its own."""
+
+    def reads(now: datetime) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            watch(now)
+        return sum(query["sql"].lstrip().startswith(("SELECT", "WITH")) for query in captured)
+
+    site = Site.build()
+    others = [Site.build(points=site.points) for _ in range(10)]
+    for one in (site, *others):
+        one.see(-600, 0)
+    watch(NOW)
+    calm = reads(at(1))
+    site.see(10, 60, "http_5xx", "primary")
+    site.see(10, 60, "ok", "backup", "origin")
+    for one in others:
+        one.see(10, 60)
+    watch(at(60))
+    assert storms() == 1
+    assert calm <= reads(at(61)) <= 1.1 * calm
 
 
 @pytest.mark.django_db
