@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import Prefetch
+from django.db.models import Exists, OuterRef, Prefetch
 
 from customers.models import Event
 from dns import weights
@@ -29,6 +29,7 @@ from dns.observation import Observation, look
 from dns.providers import provider_class
 from dns.providers.contract import Member, Provider, ProviderError, WeightedSet
 from services.models import Service, ServiceDomain, Target
+from storms.incidents import WINDOW
 from storms.models import CdnIncident, Finding, Kind, PathVerdict, StormEvent
 from storms.severity import shares_bad
 from tranche_site.floor.faults import fault_point
@@ -135,7 +136,11 @@ def plan_services(now: datetime, service_ids: Collection[int] | None = None) -> 
             for d in domains
         ]
         refusal = weights.guard(wanted, here, places, traffic(service, moving))
-        if refusal is None and wanted.percents[weights.PRIMARY] < here.get(weights.PRIMARY, 0):
+        if (
+            refusal is None
+            and not wanted.is_persons
+            and wanted.percents[weights.PRIMARY] < here.get(weights.PRIMARY, 0)
+        ):
             moving += len(domains)
         record_sets = tuple(domain.record_set for domain in domains)
         plans.append(ServicePlan(service, record_sets, here, standing, wanted, refusal, bool(situation.frozen)))
@@ -222,9 +227,12 @@ def _raging(storm: StormEvent, share_bad: float) -> weights.Storm:
 
 def _blocked(service_ids: Iterable[int]) -> dict[int, str]:
     """By service, that probes of its primary are refused by a CDN that refuses those of unrelated customers as well."""
-    incidents = CdnIncident.objects.open().filter(kind=CdnIncident.Kind.BLOCKED).values("cdn")
+    incidents = CdnIncident.objects.open().filter(
+        kind=CdnIncident.Kind.BLOCKED, cdn=OuterRef("target__cdn"),
+        started_at__lt=OuterRef("first_seen_at") + WINDOW,
+    )  # fmt: skip
     findings = Finding.objects.open().filter(
-        service__in=service_ids, kind="blocked", target__role=Target.Role.PRIMARY, target__cdn__in=incidents
+        Exists(incidents), service__in=service_ids, kind="blocked", target__role=Target.Role.PRIMARY
     )
     return {
         finding.service_id: f"{finding.target.cdn} refuses probes of several customers"  # type: ignore[union-attr]
@@ -342,6 +350,7 @@ def _moved_since(moment: datetime) -> Counter[int]:
     """How many domains of each service storms have moved since then, without a person's word."""
     moved = (
         WeightChange.objects.filter(wanted_at__gt=moment, storm__isnull=False, approved_by__isnull=True)
+        .exclude(storm__kind=Kind.MANUAL)
         .exclude(state__in=[WeightChange.State.HELD, WeightChange.State.SUPERSEDED])
         .values("service_id", "record_set_id")
         .distinct()

@@ -58,7 +58,7 @@ class FoundStorm:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A finding, when it came up. `resolved_at` is None while it lasts."""
+    """A finding, when it came up."""
 
     at: datetime
     domain: str

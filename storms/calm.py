@@ -24,6 +24,10 @@ HORIZON = timedelta(seconds=60)
 REFRESH = timedelta(seconds=25)
 """A calm path's verdict is written again this often: what reads it takes an older one for UNKNOWN."""
 REFRESH_AT_ONCE = 50_000
+TURN_SECONDS = 2
+SLOW_TURNS, FINDING_TURNS = 10, 5
+"""A service that is probed too seldom for this look is judged in full every tenth turn, and one with a finding every fifth:
+bad news of either is judged at once."""
 
 # By the target alone, with one column for each vantage point that sees: half the groups and half the time of a GROUP BY
 # over both.
@@ -44,8 +48,9 @@ WITH seen AS MATERIALIZED (
             AND coalesce(n.odd, 0) = 0
             AND coalesce(v.certificate_expires_at, 'infinity')
                 > %(now)s + make_interval(days => s.minimum_certificate_days)
-            AND {verdicts.STALE_INTERVALS} * s.interval_seconds <= %(horizon_seconds)s
-            AND (%(points)s = 0 OR coalesce(
+            AND ({verdicts.STALE_INTERVALS} * s.interval_seconds <= %(horizon_seconds)s
+                OR (%(turn)s + s.id) %% {SLOW_TURNS} <> 0)
+            AND ({verdicts.STALE_INTERVALS} * s.interval_seconds > %(horizon_seconds)s OR %(points)s = 0 OR coalesce(
                 n.good >= %(points)s * least(p.min_samples, %(horizon_seconds)s / s.interval_seconds - 1)
                 AND n.oldest_at > %(now)s - make_interval(secs => {verdicts.STALE_INTERVALS} * s.interval_seconds),
                 false)) AS is_calm
@@ -58,7 +63,7 @@ WITH seen AS MATERIALIZED (
 ), loud AS (
     SELECT service_id FROM paths GROUP BY service_id HAVING NOT bool_and(is_calm)
     UNION SELECT service_id FROM storm_events WHERE closed_at IS NULL
-    UNION SELECT service_id FROM findings WHERE resolved_at IS NULL
+    UNION SELECT service_id FROM findings WHERE resolved_at IS NULL AND (%(turn)s + service_id) %% {FINDING_TURNS} = 0
 )
 SELECT service_id, NULL::bigint, NULL::int, NULL::timestamptz, NULL::timestamptz FROM loud
 UNION ALL
@@ -105,6 +110,7 @@ def look(now: datetime) -> Look:
         "now": now, "horizon": HORIZON, "horizon_seconds": int(HORIZON.total_seconds()), "refresh": REFRESH,
         "active": [p.pk for p in points], "seeing": sorted(seeing), "points": len(seeing), "votes": json.dumps(votes),
         # What a vantage point votes that has just begun to see is left as the full look had it, until its window is full.
+        "turn": int(now.timestamp()) // TURN_SECONDS,
         "settled": not any(_begins_to_see(point, now) for point in points),
     }  # fmt: skip
     with connection.cursor() as cursor:

@@ -26,6 +26,8 @@ SILENT_INTERVALS = 10
 START_GOOD_RUN = 10
 """A storm's start is the first bad sample since this many good ones in a row; no policy can lengthen a storm by it."""
 
+STANDS_OUT = 4
+"""How many times another path's share of failures the primary's must be."""
 START_LOOKBACK = timedelta(hours=1)
 """How far back a storm's start is looked for."""
 
@@ -83,6 +85,8 @@ class Storm:
     ended_at: datetime | None = None
     closed_at: datetime | None = None
     relapses: int = 0
+    is_other: bool = False
+    """Of another mode than the policy has now: trouble after it is a storm of its own, however soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,9 @@ def attribute(domain: DomainView) -> tuple[Attribution, str]:
         return Attribution.ORIGIN_FAULT, "every path of the domain fails at once"
     # What other paths answered before the trouble began says nothing about it: an origin that dies takes seconds longer
     # to show through a path that hangs than through an edge that answers 502 at once.
-    origin_answers = witness is not None and witness.verdict is Verdict.UP and witness.answered_since(primary.bad_since)
+    origin_answers = witness is not None and _answers(witness, primary)
     # Something beside the primary must be UP: loss on a line of ours spoils all paths by chance, one more than another.
-    backup_answers = any(b.verdict is Verdict.UP and b.answered_since(primary.bad_since) for b in domain.backups)
+    backup_answers = any(_answers(backup, primary) for backup in domain.backups)
     backup_is_spoiled = bool(domain.backups) and all(
         b.verdict in (Verdict.DOWN, Verdict.DEGRADED) for b in domain.backups
     )
@@ -148,6 +152,17 @@ def attribute(domain: DomainView) -> tuple[Attribution, str]:
     return Attribution.CDN_FAULT, "the primary is down while the origin answers past it"
 
 
+def _answers(other: PathView, primary: PathView) -> bool:
+    """Whether another path has been UP since the primary's trouble began, and fails at most a quarter as often.
+
+    A blip of the origin hits all paths for seconds, and one of them may by chance have fewer failures than a verdict
+    needs; loss on our own line spoils all paths alike.
+    """
+    if other.verdict is not Verdict.UP or not other.answered_since(primary.bad_since):
+        return False
+    return STANDS_OUT * other.share_bad <= primary.share_bad
+
+
 def decide(
     policy: Policy, now: datetime, domains: Sequence[DomainView], current: Storm | None, previous: Storm | None
 ) -> Decision:
@@ -157,10 +172,15 @@ def decide(
     too_few = _too_few(policy, domains, [domain for domain, _, _ in failing])
     found = tuple(_findings(policy, attributed, too_few, now))
 
+    if (current and now < current.last_bad_at) or (previous and previous.closed_at and now < previous.closed_at):
+        return Decision(Action.NOTHING, "a newer look has decided already", findings=found)
     if failing and not too_few:
         return _bad(policy, now, failing, current, previous, found)
     if current is None:
         return Decision(Action.NOTHING, too_few or (attributed[0][2] if attributed else "no domain"), findings=found)
+    # What never worked, or fails of its origin, is no part of this storm and must not keep it going.
+    own = [d for d, attribution, _ in attributed if d.primary.ever_good and attribution is not Attribution.ORIGIN_FAULT]
+    domains = own or domains
     if any(domain.primary.verdict is not Verdict.UP for domain in domains) or not domains:
         restless = any(d.primary.verdict in (Verdict.DOWN, Verdict.DEGRADED) for d in domains)
         why = "; ".join(why for _, _, why in attributed) or "no domain"
@@ -232,6 +252,7 @@ def _bad(
         if (
             previous
             and previous.closed_at
+            and not previous.is_other
             and _since(failing, now) <= previous.closed_at + policy.holdoff(previous.relapses)
         ):
             action, why = Action.REOPEN, f"relapse within the hold-off: {why}"

@@ -22,6 +22,7 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import combinations
 from typing import Any
 
 from services.maintenance import Span
@@ -32,8 +33,8 @@ from storms.detector import Storm
 from storms.verdicts import Kind, Policy, Seen, VantagePoint, Verdict, Window
 
 FORMAT = 1
-IN_FLIGHT = timedelta(seconds=2)
-"""A sample may be recorded this long after its probe was over; until then a window need not have it."""
+IN_FLIGHT, MOST_IN_FLIGHT = timedelta(seconds=5), 8
+"""A sample may be recorded this long after its probe was over; until then a window need not have it. That many at most."""
 
 
 class EvidenceError(Exception):
@@ -179,25 +180,30 @@ def _replay(pack: Mapping[str, Any]) -> Iterable[str]:
     if pack.get("sha256") not in (None, digest(pack)):
         yield "sha256: the document was changed after it was sealed"
     storm, entries = pack["storm"], pack["entries"]
-    decided = [entry for entry in entries if entry["case"] is not None]
     series = _series(pack["samples"])
+    told = iter(storm["spells"])
     spells: list[list[str | None]] = []
     stands: Storm | None = None
-    for entry in decided:
+    for entry in entries:
+        if entry["case"] is None:
+            stands = _by_hand(entry, stands, storm, spells)
+            continue
         case = read_case(entry["case"])
         seen = cases.views(case)
         decision = cases.decide(case, seen)
         if (decision.action, decision.reason) != (entry["action"], entry["reason"]):
             yield f"{entry['at']}: {entry['action']} ({entry['reason']}) is now {decision.action} ({decision.reason})"
             continue
-        kept = pack["policies"].get(str(entry["policy_version"]), {})
+        kept = pack["policies"].get(entry["policy"], {})
         if not kept or any(kept.get(name, value) != value for name, value in plain(case.policy).items()):
-            yield f"{entry['at']}: it was not decided by version {entry['policy_version']} of the policy"
+            yield f"{entry['at']}: it was not decided by version {entry['policy']} of the policy"
         if stands and not _is_same(stands, case.current or case.previous):
             yield f"{entry['at']}: the storm that it was decided about is not what the entries before had made of it"
         yield from _windows_hold(case, series, entry["at"])
         if decision.begins:
-            start = _start(case, decision, seen, series)
+            if stands is None:
+                yield from _opened_so(pack, entry, case, decision)
+            start = _start(case, decision, seen, series, next(told, [None])[0])
             spells.append([plain(start), None])
             relapses = stands.relapses + 1 if stands else 0
             stands = Storm(stands.started_at if stands else start, case.now, relapses=relapses)
@@ -206,15 +212,50 @@ def _replay(pack: Mapping[str, Any]) -> Iterable[str]:
             stands = replace(stands, ended_at=decision.at)
         elif stands:
             stands = replace(stands, closed_at=case.now)
-    if decided and not any(entry["case"] is None for entry in entries):
-        if spells != storm["spells"]:
-            yield f"spells: {storm['spells']} are now {spells}"
-        elif stands and [plain(stands.started_at), plain(stands.ended_at), plain(stands.closed_at)] != [
-            storm["started_at"], storm["ended_at"], storm["closed_at"],
-        ]:  # fmt: skip
-            yield "storm: its start, its end or its closing is not what its entries say"
+    if stands is None:
+        yield "entries: nothing in them begins a storm"
+    elif spells != storm["spells"]:
+        yield f"spells: {storm['spells']} are now {spells}"
+    else:
+        made = {name: plain(getattr(stands, name)) for name in ("started_at", "ended_at", "closed_at", "relapses")}
+        if wrong := [name for name, value in made.items() if storm[name] != value]:
+            yield f"storm: {', '.join(wrong)} not what its entries say"
     if minutes(pack["samples"]) != pack["minutes"]:
         yield "minutes: they are not the counts of the samples"
+
+
+def _by_hand(
+    entry: Mapping[str, Any], stands: Storm | None, storm: Mapping[str, Any], spells: list[list[str | None]]
+) -> Storm | None:
+    """What a person did, or the watch for want of anybody to judge it; there is nothing to decide again."""
+    at = time(entry["at"])
+    if entry["action"] == "declare":
+        spells.append([plain(at), None])
+        return Storm(at, at)
+    if stands is None:
+        return None
+    ended_at = stands.ended_at or max(at, stands.started_at)
+    if entry["action"] == "close" and stands.ended_at is None and storm["ended_at"]:
+        ended_at = min(ended_at, time(storm["ended_at"]))  # it ended where it was last seen bad
+    if spells and spells[-1][1] is None:
+        spells[-1][1] = plain(ended_at)
+    return replace(stands, ended_at=ended_at, closed_at=max(at, ended_at))
+
+
+def _opened_so(
+    pack: Mapping[str, Any], entry: Mapping[str, Any], case: Case, decision: detector.Decision
+) -> Iterable[str]:
+    """Whether the storm is of the kind, the attribution and the CDN that its opening decided, and armed as the policy was."""
+    cdns = {target["target"]: target["cdn"] for target in pack["targets"]}
+    made = {
+        "kind": case.policy.kind.value,
+        "attribution": decision.attribution.value,
+        "detected_at": entry["at"],
+        "is_armed": pack["policies"].get(entry["policy"], {}).get("mode") == "armed",
+        "cdn": cdns.get(decision.down_targets[0]),
+    }
+    if wrong := [name for name, value in made.items() if pack["storm"][name] != value]:
+        yield f"storm: {', '.join(wrong)} not what its opening decided"
 
 
 def _is_same(made: Storm, decided_about: Storm | None) -> bool:
@@ -236,21 +277,28 @@ def _series(samples: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], list[
 
 
 def _windows_hold(case: Case, series: Mapping[tuple[int, str], list[tuple[Seen, datetime]]], at: str) -> Iterable[str]:
-    """Whether the samples bear out what the windows said: all that was over for a while, and nothing that began later."""
+    """Whether the samples bear out the windows, to the last field: with all that was over for a while, and any of what may
+    have been on its way."""
     for path in (path for paths in case.domains for path in paths):
         for point, window in path.windows.items():
             rows = [row for row in series.get((path.target, point), []) if row[0].at <= case.now]
-            most = verdicts.window([seen for seen, _ in rows], case.policy, case.now)
-            least = verdicts.window([s for s, over in rows if over <= case.now - IN_FLIGHT], case.policy, case.now)
-            if window.newest_at is None:
-                continue
-            here = verdicts.window([s for s, _ in rows if s.at <= window.newest_at], case.policy, case.now)
-            known = {(w.good, w.bad, w.blocked) for w in (most, least, here)}
-            low = tuple(min(counts) for counts in zip(*known, strict=True))
-            high = tuple(max(counts) for counts in zip(*known, strict=True))
-            said = (window.good, window.bad, window.blocked)
-            if not all(a <= b <= c for a, b, c in zip(low, said, high, strict=True)):
+            if window.newest_at is not None and not _bears_out(rows, window, case):
+                said = (window.good, window.bad, window.blocked)
                 yield f"{at}: the samples of target {path.target} from {point} don't bear out {said} good, bad and blocked"
+
+
+def _bears_out(rows: list[tuple[Seen, datetime]], window: Window, case: Case) -> bool:
+    pending = sorted((row for row in rows if row[1] > case.now - IN_FLIGHT), key=lambda row: row[1])[-MOST_IN_FLIGHT:]
+    chosen = {id(row) for row in pending}
+    settled = [row for row in rows if id(row) not in chosen]
+    for count in range(len(pending), -1, -1):
+        for some in combinations(pending, count):
+            known = sorted((seen for seen, _ in [*settled, *some]), key=lambda seen: seen.at)
+            made = verdicts.window(known, case.policy, case.now)
+            # Also a vantage point that found out just then that it is blind has no vote.
+            if replace(made, is_blind=window.is_blind) == window and window.is_blind >= made.is_blind:
+                return True
+    return False
 
 
 def _start(
@@ -258,8 +306,21 @@ def _start(
     decision: detector.Decision,
     seen: Mapping[int, verdicts.PathView],
     series: Mapping[tuple[int, str], list[tuple[Seen, datetime]]],
+    told: str | None,
 ) -> datetime:
-    """The first failing sample of the run that led to a transition, out of the raw samples."""
+    """The first failing sample of the run that led to a transition, out of the raw samples: what is `told`, if any of what
+    was on its way just then makes it so."""
+    made = [_start_by(case, decision, seen, series, known_by) for known_by in (None, case.now, case.now - IN_FLIGHT)]
+    return next((start for start in made if plain(start) == told), made[0])
+
+
+def _start_by(
+    case: Case,
+    decision: detector.Decision,
+    seen: Mapping[int, verdicts.PathView],
+    series: Mapping[tuple[int, str], list[tuple[Seen, datetime]]],
+    known_by: datetime | None,
+) -> datetime:
     previous = case.current or case.previous
     starts = []
     for target in decision.down_targets:
@@ -267,8 +328,9 @@ def _start(
         columns = {
             f"{culprit} {point}": [
                 (s.at, case.policy.is_bad(s.outcome))
-                for s, _ in series.get((culprit, point), [])
+                for s, over in series.get((culprit, point), [])
                 if case.now - detector.START_LOOKBACK < s.at <= case.now
+                and (known_by is None or over <= known_by)
                 and not s.is_blind
                 and s.outcome not in SET_ASIDE
                 and s.outcome != Outcome.UNKNOWN

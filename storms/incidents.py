@@ -70,10 +70,10 @@ def tend(now: datetime) -> None:
 
 
 def _tend(now: datetime) -> None:
-    found = _gather(now)
     current = {
         (incident.cdn_id, incident.kind): incident for incident in CdnIncident.objects.open().select_for_update()
     }
+    found = _gather(now, {key: incident.started_at for key, incident in current.items()})
     fresh = {key for key, evidence in found.items() if key not in current and begins(key[1], evidence)}
     totals = _totals({cdn for cdn, _ in fresh | set(current)})
     for cdn, kind in sorted(fresh):
@@ -104,11 +104,20 @@ def note(incident: CdnIncident, text: str, now: datetime, by: str) -> None:
     IncidentEntry.objects.create(incident=incident, at=now, action="note", reason=text, by=by)
 
 
-def _gather(now: datetime) -> dict[Key, Evidence]:
+def _gather(now: datetime, started: Mapping[Key, datetime]) -> dict[Key, Evidence]:
+    """What began within a window: of now, or of the incident that is open. What is bad for weeks is somebody's own trouble."""
+
+    def is_news(key: Key, since: datetime) -> bool:
+        return since > min(started.get(key, now), now) - WINDOW
+
     found: dict[Key, Evidence] = defaultdict(Evidence)
     for storm in StormEvent.objects.filter(ended_at__isnull=True, cdn__isnull=False).exclude(kind="manual"):
-        evidence = found[storm.cdn_id, FAULT]  # type: ignore[index]
-        _hit(evidence, storm.service_id, storm.customer_id, storm.started_at)
+        key: Key = (storm.cdn_id or 0, FAULT)
+        since = datetime.fromisoformat(storm.spells[-1][0]) if storm.spells else storm.started_at
+        if not is_news(key, since) and storm.incident_id is None:
+            continue
+        evidence = found[key]
+        _hit(evidence, storm.service_id, storm.customer_id, since)
         evidence.regions |= set(storm.regions)
         evidence.storms.append(storm)
     # A path is no witness against its CDN where the origin fails, or where it never worked.
@@ -123,6 +132,8 @@ def _gather(now: datetime) -> dict[Key, Evidence]:
         )
     )
     for cdn, role, hostname, service, customer, since in down:
+        if not is_news((cdn, FAULT), since):
+            continue
         if role == Target.Role.REFERENCE:
             found[cdn, FAULT].reference_sites.add(hostname)
             found[cdn, FAULT].note(since)
@@ -133,7 +144,8 @@ def _gather(now: datetime) -> dict[Key, Evidence]:
         .values_list("target__cdn", "service", "customer", "first_seen_at")
     )  # fmt: skip
     for cdn, service, customer, since in blocked:
-        _hit(found[cdn, BLOCKED], service, customer, since)
+        if is_news((cdn, BLOCKED), since):
+            _hit(found[cdn, BLOCKED], service, customer, since)
     return dict(found)
 
 

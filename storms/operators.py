@@ -44,8 +44,8 @@ def declare(service: Service, reason: str, by: str, now: datetime) -> StormEvent
 def finish(storm: StormEvent, reason: str, by: str, now: datetime) -> None:
     """End and close a storm by a person's word.
 
-    Raises ValidationError for one that the probes still see: they would open it again. A pin, a freeze or a policy that
-    only watches is what is meant there.
+    Raises ValidationError for one that the probes still see: they would open it again. A pin or a freeze is what is meant
+    there.
     """
     with transaction.atomic():
         row = StormEvent.objects.select_for_update().get(pk=storm.pk)
@@ -53,12 +53,11 @@ def finish(storm: StormEvent, reason: str, by: str, now: datetime) -> None:
             raise ValidationError("This storm is closed already.")
         down = PathVerdict.objects.filter(
             target__domain__service=row.service_id, target__role=Target.Role.PRIMARY, target__enabled=True,
-            verdict=Verdict.DOWN,
+            verdict=Verdict.DOWN, newest_good_at__isnull=False,
         )  # fmt: skip
         if row.kind != Kind.MANUAL and down.exists():
             raise ValidationError(
-                "The primary is still DOWN: the storm would open again at once. Pin the weights, freeze the service, or set "
-                "its policy to watch only."
+                "The primary is still DOWN: the storm would open again at once. Pin the weights or freeze the service."
             )
         row.ended_at = row.ended_at or max(now, row.started_at)
         row.closed_at = max(now, row.ended_at)

@@ -35,25 +35,27 @@ def pack(storm: StormEvent) -> dict[str, Any]:
     samples = [_sample(row, names) for row in _rows(storm)]
     targets = Target.objects.filter(pk__in={sample["target"] for sample in samples})
     entries = list(storm.entries.exclude(action__in=_SAID))
-    versions = StormPolicyVersion.objects.filter(
-        policy=storm.policy_id, version__in={entry.policy_version for entry in entries}
-    )
+    used = {(entry.policy_id, entry.policy_version) for entry in entries}
+    versions = StormPolicyVersion.objects.filter(policy__in={policy for policy, _ in used})
     document = {
         "type": "storm",
         "format": evidence.FORMAT,
         "storm": _storm(storm),
-        "policies": {str(version.version): _terms(version.terms) for version in versions},
+        "policies": {
+            f"{version.policy_id}/{version.version}": _terms(version.terms)
+            for version in versions if (version.policy_id, version.version) in used
+        },
         "targets": [
             {
                 "target": target.pk, "domain": target.domain_id, "cdn": target.cdn_id, "role": target.role,
-                "rank": target.rank, "facet": target.facet, "facet_of": target.facet_of_id, "address": target.address,
+                "facet": target.facet, "facet_of": target.facet_of_id, "address": target.address,
             }
             for target in targets.order_by("pk")
         ],
         "entries": [
             {
                 "at": entry.at, "action": entry.action, "reason": entry.reason, "by": entry.by,
-                "policy_version": entry.policy_version, "case": entry.case,
+                "policy": f"{entry.policy_id}/{entry.policy_version}" if entry.policy_id else None, "case": entry.case,
             }
             for entry in entries
         ],

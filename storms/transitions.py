@@ -18,6 +18,7 @@ from django.db.models import Exists, OuterRef
 
 from customers.models import Event
 from services import outcomes
+from services.models import Target
 from storms import detector, evidence
 from storms.cases import Case
 from storms.detector import Action, Decision
@@ -108,7 +109,8 @@ def _write(turns: Sequence[Turn], starts: Mapping[int, datetime], now: datetime)
     StormEntry.objects.bulk_create(
         StormEntry(
             storm=storm, at=now, action=turn.decision.action.value, reason=turn.decision.reason,
-            policy_version=turn.policy.version, case=evidence.plain(turn.case),
+            policy_id=turn.policy.terms_of or turn.policy.pk, policy_version=turn.policy.version,
+            case=evidence.plain(turn.case),
         )
         for turn, storm in told
     )  # fmt: skip
@@ -142,7 +144,7 @@ def _moved(turn: Turn, start: datetime, now: datetime) -> StormEvent:
         storm.relapses += 1
         storm.last_bad_at = now
         storm.spells = [*storm.spells, spell(start, None)]
-        storm.policy, storm.policy_version = turn.policy, turn.policy.version
+        storm.policy_id, storm.policy_version = turn.policy.terms_of or turn.policy.pk, turn.policy.version
         storm.evidence_sha256 = ""
     elif decision.action is Action.RAGE:
         storm.last_bad_at = now
@@ -207,10 +209,14 @@ def ended(storm: StormEvent, at: datetime | None) -> list[list[str | None]]:
 
 
 def close_orphans(now: datetime) -> None:
-    """A storm whose service or policy was deleted has nobody left to judge it; it ends where it was last seen bad."""
+    """A storm that has nobody left to judge it, or nothing left to be judged, ends where it was last seen bad."""
     heirs = StormPolicy.objects.live().filter(service=OuterRef("service"), kind=OuterRef("kind"))
-    orphans = StormEvent.objects.open().filter(~Exists(heirs), policy__isnull=False)
-    reason = "its service or policy was deleted"
+    primaries = Target.objects.filter(
+        role=Target.Role.PRIMARY, enabled=True, domain__service=OuterRef("service"), domain__deleted_at__isnull=True,
+        domain__verified_at__isnull=False,
+    )  # fmt: skip
+    orphans = StormEvent.objects.open().filter(~Exists(heirs) | ~Exists(primaries), policy__isnull=False)
+    reason = "its service, its policy or its last primary is gone"
     for storm in orphans.select_for_update(of=("self",)).select_related("service"):
         storm.ended_at = storm.ended_at or max(storm.last_bad_at, storm.started_at)
         storm.closed_at = max(now, storm.ended_at)

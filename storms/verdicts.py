@@ -71,8 +71,10 @@ class Policy:
 
     @property
     def lookback(self) -> timedelta:
-        """How far back a window may see: for its verdict, and for the good run that ends a storm."""
-        return timedelta(seconds=max(self.window_seconds, (self.closing_samples + 2) * self.interval_seconds))
+        """How far back a window may see: for its verdict, which ends at its newest sample, and for the good run that ends a
+        storm."""
+        window = self.window_seconds + STALE_INTERVALS * self.interval_seconds
+        return timedelta(seconds=max(window, (self.closing_samples + 2) * self.interval_seconds))
 
     @property
     def staleness(self) -> timedelta:
@@ -140,6 +142,8 @@ class PathView:
     good: int = 0
     bad: int = 0
     main_fault: str = ""
+    share_bad: float = 0.0
+    """Of the samples of those vantage points whose vote is the verdict, how many were bad (0 to 1)."""
     blocked_votes: int = 0
     mute_votes: int = 0
     """Vantage points that are answered, and only what says neither good nor bad."""
@@ -177,13 +181,12 @@ class PathView:
         return self.good / (self.good + self.bad) if self.good + self.bad else None
 
 
-def window(samples: Iterable[Seen], policy: Policy, now: datetime, since: datetime | None = None) -> Window:
-    """What one vantage point's samples of one target amount to. `samples` are in order of `at`, of any age; those up to
-    `since` (None: the policy's lookback) count for nothing.
+def window(samples: Iterable[Seen], policy: Policy, now: datetime) -> Window:
+    """What one vantage point's samples of one target amount to. `samples` are in order of `at`, of any age.
 
     `storms.windows` has Postgres do the same for many at once; a test holds them equal.
     """
-    floor = since or now - policy.lookback
+    floor = now - policy.lookback
     is_all, kind = policy.kind is Kind.HTTP_AVAILABILITY, policy.kind.value
     judged = [sample for sample in samples if floor < sample.at <= now and sample.outcome != Outcome.UNKNOWN]
     if not judged:
@@ -263,6 +266,10 @@ def view(
     regions: dict[str, list[VantagePoint]] = {}
     for point in vantage_points:
         regions.setdefault(point.region, []).append(point)
+    # A region that can't have enough votes is a region from which nobody looks yet, not one that nobody can see.
+    regions = {
+        region: points for region, points in regions.items() if len({p.network for p in points}) >= policy.min_vantages
+    } or regions
     by_region = {region: _region_verdict(points, votes, windows, policy) for region, points in regions.items()}
     down = tuple(sorted(region for region, verdict in by_region.items() if verdict is Verdict.DOWN))
 
@@ -282,6 +289,8 @@ def view(
             faults[outcome] = faults.get(outcome, 0) + count
     main_fault = max(sorted(faults), key=lambda outcome: faults[outcome], default="")
     good, bad = sum(w.good for w in voting), sum(w.bad for w in voting)
+    sided = [windows[name] for name, ballot in votes.items() if ballot is verdict is not Verdict.UNKNOWN]
+    judged = sum(w.judged for w in sided)
     return PathView(
         target=target,
         verdict=verdict,
@@ -291,6 +300,7 @@ def view(
         good=good,
         bad=bad,
         main_fault=main_fault,
+        share_bad=sum(w.bad for w in sided) / judged if judged else 0.0,
         mute_votes=sum(_is_mute(windows.get(p.name, Window()), policy) for p in vantage_points),
         blocked_votes=sum(windows.get(p.name, Window()).blocked >= policy.min_failures for p in vantage_points),
         slow_votes=sum(w.slow * 2 > w.good and w.slow >= policy.min_failures for w in voting),

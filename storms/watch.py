@@ -5,6 +5,7 @@ calm.look ─► who is loud ─► cases (one per policy) ─► decisions ─�
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ _WIDEST = verdicts.Kind.HTTP_AVAILABILITY
 VERDICT_REFRESH = timedelta(seconds=10)
 """A verdict that did not change is written again only this often."""
 SWEEP_SECONDS = 2
-AT_ONCE = 2000
+AT_ONCE = 500
 """Services judged in one transaction: a mass outage is worked off in pieces, and what is news comes in between."""
 IN_TURN = 20
 """So many services are judged in full each time although they may be calm: whoever trusts a short look should check it,
@@ -55,7 +56,7 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
     it to the sweep."""
     report = Report()
     if service_ids is not None:
-        _judge(now, sorted(service_ids), report)
+        _judge_all(now, sorted(service_ids), report)
         return report
     with transaction.atomic():
         if not _locked():
@@ -64,13 +65,21 @@ def watch(now: datetime, service_ids: Collection[int] | None = None) -> Report:
         points = _points()
         _store_verdicts(_judge_own(points, now), points.values(), now)
         transitions.close_orphans(now)
+        _resolve_orphans(now)
         fault_point("storms.looked")
-    for first in range(0, len(loud), AT_ONCE):
-        _judge(now, loud[first : first + AT_ONCE], report)
+    _judge_all(now, loud, report)
     with transaction.atomic():
         if _locked():
             incidents.tend(now)
     return report
+
+
+def _judge_all(now: datetime, service_ids: list[int], report: Report) -> None:
+    began = time.monotonic()
+    for first in range(0, len(service_ids), AT_ONCE):
+        # What comes later is judged by what is known then; a look that is older than another decides nothing.
+        late = timedelta(seconds=time.monotonic() - began) if first else timedelta(0)
+        _judge(now + late, service_ids[first : first + AT_ONCE], report)
 
 
 def _judge(now: datetime, service_ids: Collection[int], report: Report) -> None:
@@ -84,7 +93,9 @@ def _judge(now: datetime, service_ids: Collection[int], report: Report) -> None:
         policies = _policies(service_ids)
         targets = [target.pk for policy in policies for domain in _watched(policy) for target in _probed(domain)]
         before = {verdict.target_id: verdict for verdict in PathVerdict.objects.filter(target__in=targets)}
-        docket = _Docket(now, points, seen, before, _good_once(targets, service_ids, seen, before, now))
+        widest = {None, *(policy.pk for policy in policies if policy.kind == _WIDEST)}
+        of_all = {key.target_id: there for key, there in seen.items() if key.policy_id in widest}
+        docket = _Docket(now, points, seen, before, _good_once(targets, service_ids, of_all, before, now))
         storms = _storms(policies)
         versions = _versions(storms.values())
         spans = MaintenanceWindow.spans(now, detector.START_LOOKBACK, service_ids)
@@ -97,7 +108,7 @@ def _judge(now: datetime, service_ids: Collection[int], report: Report) -> None:
             policy = now_valid
             report.services += 1
             current, previous = storms.get((policy.service_id, policy.kind), (None, None))
-            if current and (version := versions.get((policy.pk, current.policy_version))):
+            if current and (version := versions.get((current.policy_id, current.policy_version))):
                 policy = policy.as_of(version)
             case = docket.case(policy, current, previous, _maintenance(policy, spans))
             looks = cases.views(case)
@@ -154,8 +165,8 @@ class _Docket:
         self, policy: StormPolicy, current: StormEvent | None, previous: StormEvent | None, spans: Mapping[int, Span]
     ) -> Case:
         return Case(
-            policy.terms(), self._now, self._voters, self._domains(policy, policy.pk), _state(current), _state(previous),
-            spans,
+            policy.terms(), self._now, self._voters, self._domains(policy, policy.pk), _state(current, policy),
+            _state(previous, policy), spans,
         )  # fmt: skip
 
     def _default_case(self, policy: StormPolicy) -> Case:
@@ -281,12 +292,15 @@ def _judge_own(points: Mapping[int, VantagePoint], now: datetime) -> list[Judged
 def _good_once(
     targets: Iterable[int],
     service_ids: Collection[int],
-    seen: Mapping[windows.Key, windows.Seen],
+    seen: Mapping[int, windows.Seen],
     before: Mapping[int, PathVerdict],
     now: datetime,
 ) -> set[int]:
-    """The targets that were good at some time: by the window, by the stored verdict, else by what is on record."""
-    good = {key.target_id for key, there in seen.items() if there.newest_good_at}
+    """The targets that were good at some time: by the window, by the stored verdict, else by what is on record.
+
+    Good all round: under a policy of TLS alone, what answers 500 is good.
+    """
+    good = {target for target, there in seen.items() if there.newest_good_at}
     good |= {target for target, verdict in before.items() if verdict.newest_good_at}
     return good | windows.good_once([target for target in targets if target not in good], service_ids, now)
 
@@ -325,17 +339,18 @@ def _storms(policies: Iterable[StormPolicy]) -> dict[tuple[int, str], tuple[Stor
 
 def _versions(
     storms: Iterable[tuple[StormEvent | None, StormEvent | None]],
-) -> dict[tuple[int, int | None], StormPolicyVersion]:
+) -> dict[tuple[int | None, int | None], StormPolicyVersion]:
     """The versions that open storms began under, by policy and version: they are judged by those, whatever was edited."""
     began = {(storm.policy_id, storm.policy_version) for storm, _ in storms if storm}
     rows = StormPolicyVersion.objects.filter(policy__in={policy for policy, _ in began})
     return {(row.policy_id, row.version): row for row in rows if (row.policy_id, row.version) in began}
 
 
-def _state(row: StormEvent | None) -> detector.Storm | None:
+def _state(row: StormEvent | None, policy: StormPolicy) -> detector.Storm | None:
     if row is None:
         return None
-    return detector.Storm(row.started_at, row.last_bad_at, row.ended_at, row.closed_at, row.relapses)
+    is_other = row.closed_at is not None and row.is_armed != (policy.mode == StormPolicy.Mode.ARMED)
+    return detector.Storm(row.started_at, row.last_bad_at, row.ended_at, row.closed_at, row.relapses, is_other)
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
@@ -369,12 +384,20 @@ def _note_findings(
     )
 
 
+def _resolve_orphans(now: datetime) -> None:
+    """Findings of a service that no policy watches any more have nobody to see that they are over."""
+    watched = StormPolicy.objects.live().values("service")
+    Finding.objects.open().exclude(service__in=watched).update(resolved_at=now)
+
+
 def _store_verdicts(judged: Iterable[Judged], points: Iterable[VantagePoint], now: datetime) -> list[int]:
     """Upsert the verdicts that changed or grew old. Returns the services of which a path's verdict changed."""
     awake = {p.name for p in points if not p.blind_since and p.last_probe_at and p.last_probe_at > now - SILENT}
     rows, turned = [], []
     for one in judged:
         view, old = one.view, one.old
+        if old is not None and old.evaluated_at > now:
+            continue  # somebody has looked since
         changed = old is None or old.verdict != view.verdict
         if changed and one.service:
             turned.append(one.service.pk)

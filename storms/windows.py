@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connection
 
 from services import outcomes
-from storms.verdicts import Policy, Window
+from storms.verdicts import STALE_INTERVALS, Policy, Window
 
 SLACK_SECONDS = 40
 """A sample's slot may begin this long before its probe is recorded (the longest timeout, and a margin)."""
@@ -41,6 +41,10 @@ _SET_ASIDE = ", ".join(f"'{outcome}'" for outcome in sorted(outcomes.SET_ASIDE))
 # The window of each (target, vantage point) ends at its own newest sample, so that a sample in flight never makes it
 # shorter; staleness is judged apart. What has no availability policy is
 # read under the default one: reference sites, canaries, and paths of services that only watch TLS or DNS.
+# `storms.verdicts.Policy.lookback`; a slot begins earlier than its probe.
+_LOOKBACK = (
+    f"greatest(w.window_seconds + {STALE_INTERVALS} * w.interval_seconds, (w.closing_samples + 2) * w.interval_seconds)"
+)
 _OF_SERVICES = """
     SELECT p.id AS policy_id, t.id AS target_id, s.id AS service_id, p.kind,
         coalesce((v.terms ->> 'window_seconds')::int, p.window_seconds) AS window_seconds,
@@ -48,8 +52,8 @@ _OF_SERVICES = """
         coalesce((v.terms ->> 'slow_ms')::int, p.slow_ms) AS slow_ms
     FROM storm_policies p
     JOIN services s ON s.id = p.service_id AND s.deleted_at IS NULL
-    LEFT JOIN storm_events e ON e.policy_id = p.id AND e.closed_at IS NULL AND e.policy_version <> p.version
-    LEFT JOIN storm_policy_versions v ON v.policy_id = p.id AND v.version = e.policy_version
+    LEFT JOIN storm_events e ON e.service_id = s.id AND e.kind = p.kind AND e.closed_at IS NULL
+    LEFT JOIN storm_policy_versions v ON v.policy_id = e.policy_id AND v.version = e.policy_version
     JOIN service_domains d ON d.service_id = s.id AND d.deleted_at IS NULL AND d.verified_at IS NOT NULL
     JOIN targets t ON t.domain_id = d.id AND t.enabled
     WHERE p.deleted_at IS NULL AND s.id = ANY(%(services)s)
@@ -88,7 +92,8 @@ WITH watched AS ({{watched}}
     FROM watched w
     JOIN probe_samples x ON {{where}} AND x.target_id = w.target_id
         AND x.slot_at > %(now)s - make_interval(secs =>
-            greatest(w.window_seconds, (w.closing_samples + 2) * w.interval_seconds) + {SLACK_SECONDS})
+            {_LOOKBACK} + {SLACK_SECONDS})
+        AND x.at > %(now)s - make_interval(secs => {_LOOKBACK})
         AND x.at <= %(now)s
     WHERE x.outcome <> 'unknown' AND NOT x.is_late
     WINDOW pair AS (PARTITION BY w.policy_id, w.target_id, x.vantage_point_id)
@@ -131,12 +136,14 @@ def read_own(now: datetime, blind_points: Collection[int]) -> dict[int, Seen]:
 
 
 def good_once(targets: Collection[int], service_ids: Collection[int], now: datetime) -> set[int]:
-    """Which of some targets have a good sample on record: by the minute, or of the last hour."""
+    """Which of some targets have a good sample on record: by the minute of the last day, or of the last hour."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT t FROM unnest(%(targets)s::bigint[]) AS t
-            WHERE EXISTS (SELECT FROM sample_minutes m WHERE m.target_id = t AND m.good > 0)
+            WHERE EXISTS (
+                    SELECT FROM sample_minutes m
+                    WHERE m.target_id = t AND m.minute_at > %(now)s - interval '1 day' AND m.good > 0)
                 OR EXISTS (
                     SELECT FROM probe_samples x WHERE x.service_id = ANY(%(services)s) AND x.target_id = t
                         AND x.slot_at > %(now)s - interval '1 hour' AND x.at <= %(now)s AND x.outcome = 'ok')

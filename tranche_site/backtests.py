@@ -13,8 +13,8 @@ from storms.models import StormPolicy
 from storms.recordings import Recording
 from storms.verdicts import Policy
 
-MOST_LOOKS = 20_000
-"""A storm that rages for days is looked at all the time: some seconds of work at most for one request."""
+MOST_WORK = 200_000
+"""Looks times series: a storm that rages for days is looked at all the time, and a request is some seconds of work at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ def run(service: Service, start: datetime, end: datetime, policy: Policy, agains
     """Raises storms.recordings.TooMuch where the time is too long for one go."""
     recording = recorded.read(service, start, end)
     policies = [policy, against] if against else [policy]
-    results = [backtest.replay(recording, each, most_looks=MOST_LOOKS) for each in policies]
+    most_looks = MOST_WORK // max(sum(1 for _ in recording.series), 1)
+    results = [backtest.replay(recording, each, most_looks=most_looks) for each in policies]
     sides = [
         Side(
             each, result, _ledger(service, result, start, end), _alone(result, [r for r in results if r is not result])

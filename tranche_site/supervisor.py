@@ -1,7 +1,8 @@
 """Runs the whole stack as child processes: `manage.py up`.
 
-Postgres → Valkey → prepare (migrate, static files, seeds) → workers, beat, web, demo world → ready. The death of one
-child stops the rest; Ctrl-C and SIGTERM stop everything in order; children die with a killed supervisor.
+Postgres → Valkey → prepare (migrate, static files, seeds) → workers, beat, web, demo world → ready. A child that dies is
+started again, as any service manager does, unless it dies again and again; the death of a server stops the rest. Ctrl-C
+and SIGTERM stop everything in order; children die with a killed supervisor.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ WORKERS = (
 QUEUES = tuple(queue for _, queues, _ in WORKERS for queue in queues)
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
+RESTARTS, RESTARTS_SECONDS = 3, 60.0
+"""A child that dies more often within this time has a reason that starting it again does not mend."""
 
 
 class Stopped(Exception):
@@ -60,6 +63,8 @@ class Supervisor:
         self._say = say
         self._servers: list[Server] = []
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._commands: dict[str, Sequence[str]] = {}
+        self._deaths: dict[str, list[float]] = {}
         self._environment = {**os.environ, **plan.environment}
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
@@ -71,6 +76,7 @@ class Supervisor:
             self.start()
             self._say(f"ready in {time.monotonic() - started:.1f} s: http://127.0.0.1:{self._plan.port}/")
             while not until():
+                self.mend()
                 self.check()
                 time.sleep(0.1)
         except Stopped as stopped:
@@ -116,6 +122,20 @@ class Supervisor:
         self._await_web()
         self._await_ports()
 
+    def mend(self) -> None:
+        """Start again who died. Whoever dies too often is left to `check`."""
+        for place, (name, process) in enumerate(self._children):
+            if process.poll() is None:
+                continue
+            now = time.monotonic()
+            lately = [at for at in self._deaths.get(name, []) if now - at < RESTARTS_SECONDS]
+            if len(lately) >= RESTARTS:
+                return
+            self._deaths[name] = [*lately, now]
+            self._say(f"{name} died (exit {process.returncode}) and is started again; see {self.log_of(name)}")
+            _end_group(process)
+            self._children[place] = (name, self._start_child(name))
+
     def check(self) -> None:
         """Raise Stopped if a child or server has died."""
         watched = [*self._children, *((s.name, s.process) for s in self._servers if s.process)]
@@ -135,9 +155,7 @@ class Supervisor:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            # A child that was killed leaves its own children behind, one of them with the web server's port.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end_group(process)
         for server in reversed(self._servers):
             server.stop()
 
@@ -149,9 +167,13 @@ class Supervisor:
         server.start()
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
+        self._commands[name] = command
+        self._children.append((name, self._start_child(name)))
+
+    def _start_child(self, name: str) -> subprocess.Popen[bytes]:
         with self.log_of(name).open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603
-                command,
+            return subprocess.Popen(  # noqa: S603
+                self._commands[name],
                 env=self._environment,
                 cwd=Path(MANAGE).parent,
                 stdin=subprocess.DEVNULL,
@@ -159,7 +181,6 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 preexec_fn=child_of_this_process(signal.SIGTERM),
             )
-        self._children.append((name, process))
 
     def _prepare(self) -> None:
         command = [sys.executable, MANAGE, "prepare", *(["--demo"] if self._plan.demo else [])]
@@ -222,3 +243,9 @@ def _refuse_taken(address: str, port: int, purpose: str, kind: socket.SocketKind
         except (OSError, OverflowError) as error:
             why = error.strerror if isinstance(error, OSError) else "there is no such port"
             raise Stopped(f"port {port} on {address}, for {purpose}, can't be used: {why}", failed=True) from None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """A child that was killed leaves its own children behind, one of them with the web server's port."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -128,6 +128,17 @@ class Service(models.Model):
             errors["uncacheable_path"] = "Name another path than the one that is probed already."
         if not (self.probe_ipv4 or self.probe_ipv6):
             errors["probe_ipv4"] = "Choose IPv4, IPv6 or both."
+        if self.pk and self.interval_seconds:
+            tight = [
+                policy
+                for policy in self.policies.filter(deleted_at__isnull=True)
+                if policy.window_seconds // self.interval_seconds < policy.min_samples
+            ]
+            if tight:
+                errors["interval_seconds"] = (
+                    f"The window of its {tight[0].kind} policy, {tight[0].window_seconds} s, would hold fewer samples than the "
+                    f"{tight[0].min_samples} that a verdict needs: widen the window first."
+                )
         low, high = settings.PROBE_MINIMUM_INTERVAL_SECONDS, settings.PROBE_MAXIMUM_INTERVAL_SECONDS
         if self.interval_seconds is not None and not low <= self.interval_seconds <= high:
             errors["interval_seconds"] = f"Choose from {low} to {high} seconds."

@@ -49,7 +49,7 @@ class CdnIncident(models.Model):
     witnesses = models.JSONField(default=list)
     regions = models.JSONField(default=list)
     services_hit = models.PositiveIntegerField(default=0, help_text="The most at once.")
-    services_total = models.PositiveIntegerField(default=0, help_text="Services with their primary on this CDN.")
+    services_total = models.PositiveIntegerField(default=0, help_text="Services with a path on this CDN.")
     reason = models.TextField()
 
     objects = CdnIncidentQuerySet.as_manager()

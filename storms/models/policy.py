@@ -118,6 +118,8 @@ class StormPolicy(models.Model):
 
     objects = StormPolicyQuerySet.as_manager()
 
+    terms_of: int | None = None
+    """The policy whose version `as_of` gave this one; None: its own."""
     TERMS = (
         "kind", "mode", "threshold_avail", "window_seconds", "cooldown_seconds", "max_coverage_factor", "min_samples",
         "min_failures", "min_vantages", "minimum_seconds", "closing_samples", "holdoff_seconds", "holdoff_max_seconds",
@@ -184,7 +186,7 @@ class StormPolicy(models.Model):
     def as_of(self, version: StormPolicyVersion) -> StormPolicy:
         """The policy with the terms of one of its versions; not to be saved."""
         then = copy(self)
-        then.version = version.version
+        then.terms_of, then.version = version.policy_id, version.version
         for name, value in version.terms.items():
             setattr(then, name, Decimal(str(value)) if isinstance(getattr(self, name), Decimal) else value)
         return then
@@ -196,7 +198,8 @@ class StormPolicy(models.Model):
             threshold_avail=self.threshold_avail,
             window_seconds=self.window_seconds,
             cooldown_seconds=self.cooldown_seconds,
-            min_samples=self.min_samples,
+            # However seldom the service is probed by now: more than fit into the window would never be there.
+            min_samples=max(min(self.min_samples, self.window_seconds // self.service.interval_seconds), 1),
             min_failures=self.min_failures,
             min_vantages=self.min_vantages,
             minimum_seconds=self.minimum_seconds,

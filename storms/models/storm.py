@@ -130,6 +130,7 @@ class StormEntry(Entry):
         NOTE = "note"
 
     storm = models.ForeignKey(StormEvent, models.PROTECT, related_name="entries")
+    policy = models.ForeignKey(StormPolicy, models.PROTECT, null=True, related_name="+")
     policy_version = models.PositiveIntegerField(null=True)
     case = models.JSONField(null=True)
 

@@ -48,7 +48,7 @@ def test_a_service_is_made_read_changed_and_deleted(client: APIClient, owner: Cu
         "probe_headers": {},
         "probe_ipv4": True,
         "probe_ipv6": False,
-        "minimum_certificate_days": 14,
+        "minimum_certificate_days": 21,
         "expected_statuses": "200-399",
         "body_marker": "",
         "timeout_seconds": "2.5",

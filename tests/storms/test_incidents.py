@@ -11,7 +11,7 @@ from django.utils import timezone
 from customers.models import Event
 from services.models import Cdn, Service, Target
 from storms import incidents
-from storms.models import CdnIncident, StormEvent
+from storms.models import CdnIncident, PathVerdict, StormEvent
 from storms.watch import watch
 from tests import factories
 from tests.storms.test_watch import NOW, Site, at
@@ -152,7 +152,7 @@ def test_it_is_over_after_a_quiet_quarter_of_an_hour_and_what_comes_before_belon
     assert (first.state, CdnIncident.objects.count()) == ("over", 1)
     assert first.ended_at == first.last_bad_at
     assert told()[-1] == "incident.over"
-    hit(cdn, regions=["eu"], started_at=now)
+    hit(cdn, regions=["eu"], started_at=now + timedelta(minutes=31))
     tend(31)
     assert CdnIncident.objects.count() == 2
 
@@ -169,3 +169,24 @@ def test_the_watch_opens_one_and_a_calm_look_costs_as_much_as_ever() -> None:
     incident = CdnIncident.objects.get()
     assert (incident.detected_at, incident.started_at) == (NOW, at(-50))
     assert site.storm.incident == incident
+
+
+def test_what_is_bad_for_weeks_is_no_incident(cdn: Cdn) -> None:
+    for _ in range(3):
+        service = hit(cdn)
+        factories.finding(
+            service=service, kind="blocked", target=Target.objects.get(domain__service=service),
+            first_seen_at=timezone.now() - timedelta(days=20),
+        )  # fmt: skip
+    PathVerdict.objects.update(since=timezone.now() - timedelta(days=20))
+    assert tend() is None
+
+
+def test_an_outage_of_hours_goes_on_to_be_one(cdn: Cdn) -> None:
+    for _ in range(3):
+        hit(cdn, regions=["eu"])
+    tend()
+    PathVerdict.objects.update(evaluated_at=timezone.now() + timedelta(hours=5))
+    incident = tend(minutes=300)
+    assert incident and (incident.state, CdnIncident.objects.count()) == ("confirmed", 1)
+    assert timezone.now() + timedelta(hours=4) < incident.last_bad_at

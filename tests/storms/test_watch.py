@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
@@ -1066,3 +1067,107 @@ def test_a_storm_that_lost_its_policy_is_closed_where_it_was_last_seen() -> None
     storm = StormEvent.objects.get()
     assert (storm.ended_at, storm.closed_at) == (NOW, NOW + timedelta(seconds=5))
     assert storm.spells == [[storm.started_at.isoformat(), NOW.isoformat()]]
+
+
+# --- what must neither hold a storm up nor keep it going --------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_a_domain_that_never_worked_does_not_keep_anothers_storm_open() -> None:
+    site = Site.build()
+    dead = Site(site.points, site.policy, factories.domain(service=site.policy.service))
+    dead.targets = {role: factories.target(role, domain=dead.domain) for role in Target.DOMAIN_ROLES}
+    dead.see(-600, 1200, "http_5xx", "primary")
+    dead.see(-600, 1200, "ok", "backup", "origin")
+    site.fail()
+    watch(NOW)
+    site.see(10, 1200)
+    for seconds in (120, 700, 1200):
+        watch(at(seconds))
+    assert (site.storm.state, site.storm.ended_at) == ("closed", at(10))
+
+
+@pytest.mark.django_db
+def test_a_storm_whose_last_primary_is_gone_is_closed() -> None:
+    site = Site.build()
+    site.fail()
+    watch(NOW)
+    Target.objects.filter(role="primary").update(enabled=False)
+    watch(at(5))
+    assert (site.storm.state, site.storm.ended_at) == ("closed", NOW)
+
+
+@pytest.mark.django_db
+def test_a_finding_that_nobody_watches_any_more_is_resolved() -> None:
+    site = Site.build()
+    site.see(-600, 0, "blocked", "primary")
+    site.see(-600, 0, "ok", "backup", "origin")
+    watch(NOW)
+    assert Finding.objects.open().exists()
+    StormPolicy.objects.update(deleted_at=at(1))
+    watch(at(2))
+    assert not Finding.objects.open().exists()
+
+
+@pytest.mark.django_db
+def test_an_older_look_decides_nothing() -> None:
+    site = Site.build()
+    site.fail()
+    watch(NOW, [site.policy.service_id])
+    before = StormEvent.objects.values().get()
+    watch(at(-31), [site.policy.service_id])
+    assert StormEvent.objects.values().get() == before
+    assert site.verdict().verdict == "DOWN"
+
+
+@pytest.mark.django_db
+def test_a_region_that_cannot_vote_yet_takes_nobodys_protection_away() -> None:
+    site = Site.build()
+    site.points.append(factories.vantage_point(region="ap"))
+    site.fail()
+    watch(NOW)
+    assert site.storm.regions == ["eu"]
+
+
+@pytest.mark.django_db
+def test_good_under_a_policy_of_tls_is_not_good_all_round() -> None:
+    site = Site.build()
+    with_tls(site)
+    site.see(-600, 0, "http_5xx", "primary")
+    site.see(-600, 0, "ok", "backup", "origin")
+    watch(NOW)
+    assert storms() == 0
+    assert set(Finding.objects.values_list("kind", flat=True)) == {"always_failing"}
+
+
+@pytest.mark.parametrize("mode", ["watch_only", "armed"])
+def test_trouble_under_another_mode_is_a_storm_of_its_own(raging: Site, mode: str) -> None:
+    StormPolicy.objects.update(mode="armed" if mode == "watch_only" else "watch_only")
+    StormEvent.objects.update(is_armed=mode == "watch_only")
+    close(raging)
+    StormPolicy.objects.update(mode=mode)
+    watch(fail_again(raging, 200))
+    new, old = StormEvent.objects.order_by("-started_at")
+    assert (old.state, old.is_armed, new.state, new.is_armed) == (
+        "closed",
+        mode == "watch_only",
+        "raging",
+        mode == "armed",
+    )
+
+
+@pytest.mark.django_db
+def test_a_longer_interval_is_refused_and_would_not_make_a_storm_endless() -> None:
+    site = Site.build()
+    site.fail()
+    watch(NOW)
+    service = site.policy.service
+    service.interval_seconds = 30
+    with pytest.raises(ValidationError, match="widen the window first"):
+        service.full_clean()
+    type(service).objects.filter(pk=service.pk).update(interval_seconds=30)
+    rows = [site.row(role, p, n * 30, "ok") for role in site.targets for p in site.points for n in range(1, 60)]
+    samples.write(rows)
+    for seconds in range(30, 1501, 30):
+        watch(at(seconds))
+    assert (site.storm.state, site.storm.ended_at) == ("closed", at(30))

@@ -79,7 +79,7 @@ def test_starts_with_the_demo_survives_a_kill_and_stops_in_order(stack: Stack) -
     assert "ready to exit, bye bye" in stack.log("valkey")
 
 
-def test_without_the_demo_a_dead_child_stops_the_rest(plain: Stack) -> None:
+def test_without_the_demo_a_dead_child_is_started_again_until_it_dies_too_often(plain: Stack) -> None:
     plain.start()
     plain.await_ready()
     assert _get(plain, "/healthz").text.strip() == "ok"
@@ -87,12 +87,46 @@ def test_without_the_demo_a_dead_child_stops_the_rest(plain: Stack) -> None:
     assert not [process for process in plain.family() if " demo" in process.command]
 
     # The web server's own child would hold the port on if only its parent were looked at.
-    for victim in (plain.child(" beat "), plain.child("gunicorn")):
-        os.kill(victim.pid, signal.SIGKILL)
+    for name in (" beat ", "gunicorn"):
+        _kill(plain, name)
+    assert until(lambda: "ok" in _answer(plain), 30)
+    assert plain.process.poll() is None
+
+    for _ in range(3):
+        _kill(plain, " beat ")
     assert plain.wait() == 1
     assert plain.family() == []
-    assert plain.err.startswith(("CommandError: beat died (exit -9); see ", "CommandError: web died (exit -9); see "))
+    assert plain.err.startswith("CommandError: beat died (exit -9); see ")
     assert plain.err.count("\n") == 1
+    assert plain.out.count("beat died (exit -9) and is started again") == 3
+
+
+def _kill(stack: Stack, name: str) -> None:
+    """Kill a child, and wait until another one is in its place or the stack has stopped."""
+    victim = stack.child(name)
+    os.kill(victim.pid, signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        there = [process.pid for process in stack.family() if name in process.command]
+        return stack.process.poll() is not None or bool(there and victim.pid not in there)
+
+    until(is_replaced, 30)
+
+
+def _answer(stack: Stack) -> str:
+    try:
+        return _get(stack, "/healthz").text
+    except httpx.TransportError:
+        return ""
+
+
+def test_a_dead_server_stops_the_rest(plain: Stack) -> None:
+    plain.start()
+    plain.await_ready()
+    os.kill(plain.child("valkey").pid, signal.SIGKILL)
+    assert plain.wait() == 1
+    assert plain.err.startswith("CommandError: valkey died (exit -9); see ")
+    assert plain.family() == []
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
