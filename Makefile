@@ -23,7 +23,7 @@ packages: ## install what tests and benches need of the system (as root; else it
 
 test: packages $(VENV)/.installed ## the whole check: lint, types, imports, migrations, tests on real servers
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.installed ## the static half of `make test`
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What a policy would have done: recorded samples in, storms and findings out. Pure, and the same detector as the watch.
 
-It looks when the watch would have looked: as soon as bad samples are known, and every few seconds besides. Between
+It looks when the watch would have looked: as soon as a primary's bad samples are known, and every few seconds besides. Between
 trouble nothing can happen, so that long calm is skipped: no verdict is DOWN, and nothing is found, while no series has
 `min_failures` samples within a window that are other than quick and good.
 """
@@ -140,9 +140,14 @@ class _Replay:
         return min(sweep, bad_news[place]) if place < len(bad_news) else sweep
 
     def _bad_news(self) -> array[int]:
-        """When bad samples were known that may turn a vote, in order: those of `min_failures` within a window."""
+        """When bad samples of a primary were known that may turn a vote, in order: those of `min_failures` within a window.
+
+        Nothing but the primary's own failures can begin a storm; the sweep hears of the others.
+        """
         found = array("q")
-        for series in self._recording.series:
+        primaries = {path.target for path in self._recording.paths if path.role == cases.PRIMARY}
+        watched = [path for path in self._recording.paths if (path.facet_of or path.target) in primaries]
+        for series in (series for path in watched for series in path.series.values()):
             places = list(_places(series.outcome, self._bad))
             near = {n for first, last in self._clusters(series, places) for n in range(first, last + 1)}
             found.extend(series.known_at(places[n]) for n in near)

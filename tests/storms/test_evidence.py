@@ -124,14 +124,13 @@ def _windows(pack: dict[str, Any], role: str = "primary", action: str = "open") 
     return list(next(path for path in paths if path["role"] == role)["windows"].values())
 
 
-@pytest.mark.parametrize("name", FORGERIES)
-def test_what_is_forged_is_noticed_even_with_a_hash_of_its_own(pack: dict[str, Any], name: str) -> None:
-    forge, said = FORGERIES[name]
-    forged = copy.deepcopy(pack)
-    forge(forged)
-    assert evidence.replay(forged)[0].startswith("sha256")
-    differs = evidence.replay(evidence.sealed({k: v for k, v in forged.items() if k != "sha256"}))
-    assert any(said in line for line in differs), differs
+def test_what_is_forged_is_noticed_even_with_a_hash_of_its_own(pack: dict[str, Any]) -> None:
+    for name, (forge, said) in FORGERIES.items():
+        forged = copy.deepcopy(pack)
+        forge(forged)
+        assert evidence.replay(forged)[0].startswith("sha256"), name
+        differs = evidence.replay(evidence.sealed({k: v for k, v in forged.items() if k != "sha256"}))
+        assert any(said in line for line in differs), (name, differs)
 
 
 def test_the_command_exits_with_1_if_anything_differs(pack: dict[str, Any], tmp_path: Path) -> None:
