@@ -24,7 +24,7 @@ from psycopg import sql
 
 from tests.netns import alone
 
-RUNS = int(os.environ.get("BLINDNESS_RUNS", "6"))
+RUNS = int(os.environ.get("BLINDNESS_RUNS", "4"))
 SPOILED = (
     "link_down", "resolver_dead", "resolver_lies", "outbound_443_dropped", "thirty_percent_loss", "only_ipv6_broken",
     "certificate_store_wrong", "descriptors_gone", "ports_exhausted", "stopped",

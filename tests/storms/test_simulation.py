@@ -120,9 +120,7 @@ def test_the_noise_would_hide_no_outage() -> None:
 # --- flapping ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "period_seconds", [10, 20, 30, 60, 90, 120, 300, 600, 900, 1140, 1200, 1260, 1500, 1680, 1740, 1800]
-)
+@pytest.mark.parametrize("period_seconds", [10, 20, 30, 60, 120, 300, 600, 1200, 1500, 1740, 1800])
 def test_square_waves_come_home_at_most_twice_an_hour(period_seconds: int) -> None:
     half = period_seconds * SECOND // 2
     wave = Fault(START + 10 * MINUTE, START + 5 * HOUR, "http_5xx", on=half, off=half)
