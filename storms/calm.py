@@ -108,9 +108,9 @@ def look(now: datetime) -> Look:
     votes = {p.name: Verdict.UP if p.pk in seeing else Verdict.UNKNOWN for p in points}
     parameters: dict[str, Any] = {
         "now": now, "horizon": HORIZON, "horizon_seconds": int(HORIZON.total_seconds()), "refresh": REFRESH,
-        "active": [p.pk for p in points], "seeing": sorted(seeing), "points": len(seeing), "votes": json.dumps(votes),
-        # What a vantage point votes that has just begun to see is left as the full look had it, until its window is full.
+        "active": [p.pk for p in points], "points": len(seeing), "votes": json.dumps(votes),
         "turn": int(now.timestamp()) // TURN_SECONDS,
+        # What a vantage point votes that has just begun to see is left as the full look had it, until its window is full.
         "settled": not any(_begins_to_see(point, now) for point in points),
     }  # fmt: skip
     with connection.cursor() as cursor:
@@ -142,15 +142,16 @@ def _oldest_at(seeing: set[int]) -> str:
 
 def _seeing(points: list[VantagePoint], now: datetime) -> set[int]:
     """The vantage points whose good samples count: neither blind lately nor silent."""
-    return {p.pk for p in points if _probes(p, now) and p.sees_since and p.sees_since <= now - HORIZON}
+    return {p.pk for p in points if probes(p, now) and p.sees_since and p.sees_since <= now - HORIZON}
 
 
-def _probes(point: VantagePoint, now: datetime) -> bool:
+def probes(point: VantagePoint, now: datetime) -> bool:
+    """Whether it records just now, and is not blind."""
     return not point.blind_since and point.last_probe_at is not None and point.last_probe_at > now - SILENT
 
 
 def _begins_to_see(point: VantagePoint, now: datetime) -> bool:
-    return _probes(point, now) and (point.sees_since is None or point.sees_since > now - HORIZON)
+    return probes(point, now) and (point.sees_since is None or point.sees_since > now - HORIZON)
 
 
 def _verdict(points: list[VantagePoint], votes: dict[str, Verdict], min_vantages: int, now: datetime) -> Verdict:

@@ -1,8 +1,8 @@
 """What fails at one CDN for many services is one incident: one story, one alert, and the word that cover asks for.
 
-    storms, bad verdicts, blocked probes, reference sites ─ gather ─► Evidence by CDN ─ judge ─► what changes
+    storms, bad verdicts, blocked probes, reference sites ─ gather ─► Evidence by CDN ─ begins, witnesses ─► what changes
 
-`judge` is pure. An incident is *suspected* as soon as one storm rages, and *confirmed* by what no single customer can
+An incident is *suspected* as soon as one storm rages, and *confirmed* by what no single customer can
 bring about: a reference site of ours, three customers that have nothing to do with each other, or a person.
 """
 

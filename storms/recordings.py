@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -121,13 +121,6 @@ class Series:
                 tidy.append(self.at[n], self.outcome[n], self.total_ms[n], is_blind=bool(self.blind and self.blind[n]))
                 last = self.at[n]
         return tidy
-
-    def between(self, start: int, end: int) -> Series:
-        """The part of [start, end)."""
-        low, high = bisect_left(self.at, start), bisect_left(self.at, end)
-        return Series(
-            self.at[low:high], self.outcome[low:high], self.total_ms[low:high], self.blind[low:high]
-        )  # fmt: skip
 
 
 @dataclass(slots=True)

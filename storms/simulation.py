@@ -74,7 +74,7 @@ class Prober:
 class _Run:
     def __init__(self, prober: Prober, start: int, end: int, faults: list[Fault], chance: random.Random) -> None:
         self._prober, self._start, self._end, self._faults, self._chance = prober, start, end, faults, chance
-        # What differs from a good sample by (path, vantage point): (start of the probe, attempt) → (outcome, ms, blind).
+        # What differs from a good sample by (path, vantage point): start of the probe → (outcome, ms, blind).
         self._odd: dict[tuple[str, str], dict[int, tuple[int, float, bool]]] = {
             (path, point.name): {} for path in prober.paths for point in prober.vantage_points
         }

@@ -18,7 +18,7 @@ from psycopg.errors import LockNotAvailable
 
 from customers.models import Event
 from services.maintenance import Span
-from services.models import SILENT, MaintenanceWindow, Service, ServiceDomain, Subject, Target, VantagePoint
+from services.models import MaintenanceWindow, Service, ServiceDomain, Subject, Target, VantagePoint
 from storms import calm, cases, detector, incidents, transitions, verdicts, windows
 from storms.cases import Case, Path
 from storms.detector import Action
@@ -31,7 +31,6 @@ LOCK = 7_726_301
 _WIDEST = verdicts.Kind.HTTP_AVAILABILITY
 VERDICT_REFRESH = timedelta(seconds=10)
 """A verdict that did not change is written again only this often."""
-SWEEP_SECONDS = 2
 AT_ONCE = 500
 """Services judged in one transaction: a mass outage is worked off in pieces, and what is news comes in between."""
 IN_TURN = 20
@@ -104,8 +103,8 @@ def _judge(now: datetime, service_ids: Collection[int], report: Report) -> None:
         found: dict[int, dict[tuple[str, int | None], detector.Finding]] = defaultdict(dict)
         turns: list[Turn] = []
         views: dict[int, PathView] = {}
-        for now_valid in sorted(policies, key=lambda policy: policy.kind != _WIDEST):
-            policy = now_valid
+        for live in sorted(policies, key=lambda policy: policy.kind != _WIDEST):
+            policy = live
             report.services += 1
             current, previous = storms.get((policy.service_id, policy.kind), (None, None))
             if current and (version := versions.get((current.policy_id, current.policy_version))):
@@ -248,7 +247,7 @@ def _in_turn(now: datetime) -> list[int]:
     last = services.last()
     if last is None:
         return []
-    first = int(now.timestamp()) * IN_TURN // SWEEP_SECONDS % (last + 1)
+    first = int(now.timestamp()) * IN_TURN // calm.TURN_SECONDS % (last + 1)
     return list(services.filter(service__gte=first).distinct()[:IN_TURN])
 
 
@@ -392,7 +391,7 @@ def _resolve_orphans(now: datetime) -> None:
 
 def _store_verdicts(judged: Iterable[Judged], points: Iterable[VantagePoint], now: datetime) -> list[int]:
     """Upsert the verdicts that changed or grew old. Returns the services of which a path's verdict changed."""
-    awake = {p.name for p in points if not p.blind_since and p.last_probe_at and p.last_probe_at > now - SILENT}
+    awake = {point.name for point in points if calm.probes(point, now)}
     rows, turned = [], []
     for one in judged:
         view, old = one.view, one.old
