@@ -13,16 +13,17 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from heapq import merge
 from itertools import pairwise
 
 from services import outcomes
 from services.outcomes import Outcome
-from storms import cases, detector
+from storms import cases
 from storms.cases import Case, Path
 from storms.detector import SILENT_INTERVALS, START_LOOKBACK, Action, Decision, Storm
 from storms.recordings import EPOCH, OK, OUTCOMES, SECOND, Known, RecordedPath, Recording, Series, TooMuch, to_time
-from storms.verdicts import PathView, Policy, Verdict, Window, quorum, window
+from storms.verdicts import Policy, Window, quorum, window
 
 SWEEP = 5 * SECOND
 """How often the watch looks at everything, come what may."""
@@ -204,7 +205,8 @@ class _Replay:
         seen = cases.views(case)
         decision = cases.decide(case, seen)
         self._note(decision, case.now)
-        self._carry_out(decision, seen, now)
+        start = cases.start(case, decision, seen, partial(self._judged, now)) if decision.begins else case.now
+        self._carry_out(decision, case.now, start)
 
     def _case(self, now: int) -> Case:
         moment, policy = to_time(now), self._policy
@@ -269,11 +271,9 @@ class _Replay:
                 self._result.findings.append(Found(at, domain, name, finding.kind.value, finding.reason))
         self._open = dict.fromkeys(found)
 
-    def _carry_out(self, decision: Decision, seen: dict[int, PathView], now: int) -> None:
-        moment, storm = to_time(now), self._storm
+    def _carry_out(self, decision: Decision, moment: datetime, start: datetime) -> None:
+        storm = self._storm
         if decision.action is Action.OPEN:
-            not_before = storm.ended_at if storm else None
-            start = self._start(decision, seen, now, not_before)
             self._storm = FoundStorm(
                 self._policy.kind.value, start, moment, decision.attribution.value,
                 tuple(dict.fromkeys(self._paths[target].domain for target in decision.down_targets)),
@@ -283,7 +283,6 @@ class _Replay:
         elif storm is None:
             return
         elif decision.action in (Action.REOPEN, Action.RELAPSE):
-            start = self._start(decision, seen, now, storm.ended_at)
             storm.ended_at = storm.closed_at = None
             storm.relapses += 1
             storm.last_bad_at = moment
@@ -298,23 +297,11 @@ class _Replay:
             storm.closed_at = moment
             storm.closings.append(moment)
 
-    def _start(self, decision: Decision, seen: dict[int, PathView], now: int, not_before: datetime | None) -> datetime:
-        """The first failing sample of the run that led here, over the vantage points that vote DOWN."""
-        series: dict[str, list[tuple[datetime, bool]]] = {}
+    def _judged(self, now: int, target: int, point: str) -> Iterator[tuple[datetime, str]]:
+        """What is known of the last hour."""
+        column = self._paths[target].series.get(point, Series())
         since = now - START_LOOKBACK // timedelta(microseconds=1)
-        for target in decision.down_targets:
-            votes = seen[target].votes
-            for culprit in seen[target].culprits or (target,):
-                for name, column in self._paths[culprit].series.items():
-                    if votes.get(name) is Verdict.DOWN:
-                        series[f"{culprit} {name}"] = [
-                            (sample.at, self._policy.is_bad(sample.outcome))
-                            for sample in column.seen(column.known(since, now))
-                            if not sample.is_blind
-                            and sample.outcome not in outcomes.SET_ASIDE
-                            and sample.outcome != Outcome.UNKNOWN
-                        ]
-        return detector.storm_start(series, not_before) or to_time(now)
+        return ((s.at, s.outcome) for s in column.seen(column.known(since, now)) if s.has_vote)
 
 
 def _places(codes: bytearray, wanted: bytes) -> Iterator[int]:

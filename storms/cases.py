@@ -8,14 +8,14 @@ The watch makes cases out of the database, a backtest out of recorded samples, a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.maintenance import Span
 from storms import detector, verdicts
 from storms.detector import Decision, DomainView, Storm
-from storms.verdicts import PathView, Policy, VantagePoint, Window
+from storms.verdicts import PathView, Policy, VantagePoint, Verdict, Window
 
 PRIMARY, BACKUP, ORIGIN = "primary", "backup", "origin"
 UNCACHEABLE, IPV6 = "uncacheable", "ipv6"
@@ -76,6 +76,32 @@ def decide(case: Case, seen: Mapping[int, PathView]) -> Decision:
     """The next transition of the service's storm."""
     decision = detector.decide(case.policy, case.now, domain_views(case, seen), case.current, case.previous)
     return detector.spare(decision, case.policy, case.now, case.maintenance)
+
+
+def start(
+    case: Case,
+    decision: Decision,
+    seen: Mapping[int, PathView],
+    judged: Callable[[int, str], Iterable[tuple[datetime, str]]],
+) -> datetime:
+    """The first failing sample of the run that led to a transition, over the vantage points that vote DOWN.
+
+    `judged` gives (time, outcome) of a target's samples from a vantage point that have a vote, in order of time.
+    """
+    before = case.current or case.previous
+    starts = []
+    for target in decision.down_targets:
+        view = seen[target]
+        series = {
+            f"{culprit} {point}": [(at, case.policy.is_bad(outcome)) for at, outcome in judged(culprit, point)]
+            for culprit in view.culprits or (target,)
+            for point, ballot in view.votes.items()
+            if ballot is Verdict.DOWN
+        }
+        ends = [before.ended_at if before else None, decision.not_before.get(target)]
+        if found := detector.storm_start(series, max((end for end in ends if end), default=None)):
+            starts.append(found)
+    return min(starts, default=case.now)
 
 
 def domain_views(case: Case, seen: Mapping[int, PathView]) -> list[DomainView]:

@@ -30,7 +30,7 @@ from services.outcomes import BAD, SET_ASIDE, Outcome
 from storms import cases, detector, verdicts
 from storms.cases import Case, Path
 from storms.detector import Storm
-from storms.verdicts import Kind, Policy, Seen, VantagePoint, Verdict, Window
+from storms.verdicts import Kind, Policy, Seen, VantagePoint, Window
 
 FORMAT = 1
 IN_FLIGHT, MOST_IN_FLIGHT = timedelta(seconds=5), 8
@@ -321,25 +321,13 @@ def _start_by(
     series: Mapping[tuple[int, str], list[tuple[Seen, datetime]]],
     known_by: datetime | None,
 ) -> datetime:
-    previous = case.current or case.previous
-    starts = []
-    for target in decision.down_targets:
-        view = seen[target]
-        columns = {
-            f"{culprit} {point}": [
-                (s.at, case.policy.is_bad(s.outcome))
-                for s, over in series.get((culprit, point), [])
-                if case.now - detector.START_LOOKBACK < s.at <= case.now
-                and (known_by is None or over <= known_by)
-                and not s.is_blind
-                and s.outcome not in SET_ASIDE
-                and s.outcome != Outcome.UNKNOWN
-            ]
-            for culprit in view.culprits or (target,)
-            for point, ballot in view.votes.items()
-            if ballot is Verdict.DOWN
-        }
-        ends = [previous.ended_at if previous else None, decision.not_before.get(target)]
-        if start := detector.storm_start(columns, max((end for end in ends if end), default=None)):
-            starts.append(start)
-    return min(starts, default=case.now)
+    def judged(target: int, point: str) -> Iterable[tuple[datetime, str]]:
+        return (
+            (s.at, s.outcome)
+            for s, over in series.get((target, point), [])
+            if case.now - detector.START_LOOKBACK < s.at <= case.now
+            and (known_by is None or over <= known_by)
+            and s.has_vote
+        )
+
+    return cases.start(case, decision, seen, judged)

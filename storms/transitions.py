@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from django.db import DatabaseError, connection, transaction
 from django.db.models import Exists, OuterRef
@@ -19,11 +20,11 @@ from django.db.models import Exists, OuterRef
 from customers.models import Event
 from services import outcomes
 from services.models import Target
-from storms import detector, evidence
+from storms import cases, detector, evidence
 from storms.cases import Case
 from storms.detector import Action, Decision
 from storms.models import StormEntry, StormEvent, StormPolicy
-from storms.verdicts import PathView, Verdict
+from storms.verdicts import PathView
 
 logger = logging.getLogger(__name__)
 
@@ -176,26 +177,16 @@ def _starts(turns: Sequence[Turn], now: datetime) -> dict[int, datetime]:
         )  # fmt: skip
         for target, point, at, outcome in cursor.fetchall():
             rows[target, point].append((at, outcome))
-    return {turn.policy.pk: _start(turn, rows, now) for turn in turns}
+    return {
+        turn.policy.pk: cases.start(turn.case, turn.decision, turn.seen, partial(_judged, rows, turn.points))
+        for turn in turns
+    }
 
 
-def _start(turn: Turn, rows: Mapping[tuple[int, int], list[tuple[datetime, str]]], now: datetime) -> datetime:
-    before = turn.current or turn.previous
-    starts = []
-    for target in turn.decision.down_targets:
-        view = turn.seen[target]
-        down = [name for name, ballot in view.votes.items() if ballot is Verdict.DOWN]
-        series = {
-            f"{culprit} {name}": [
-                (at, turn.case.policy.is_bad(outcome)) for at, outcome in rows.get((culprit, turn.points[name]), [])
-            ]
-            for culprit in view.culprits or (target,)
-            for name in down
-        }
-        ends = [before.ended_at if before else None, turn.decision.not_before.get(target)]
-        if start := detector.storm_start(series, max((end for end in ends if end), default=None)):
-            starts.append(start)
-    return min(starts, default=now)
+def _judged(
+    rows: Mapping[tuple[int, int], Sequence[tuple[datetime, str]]], points: Mapping[str, int], target: int, point: str
+) -> Sequence[tuple[datetime, str]]:
+    return rows.get((target, points[point]), ())
 
 
 def spell(start: datetime | str, end: datetime | None) -> list[str | None]:

@@ -101,6 +101,11 @@ class Seen(NamedTuple):
     reason: str = ""
     is_blind: bool = False
 
+    @property
+    def has_vote(self) -> bool:
+        """Whether it is good or bad, and was seen."""
+        return not self.is_blind and self.outcome not in outcomes.SET_ASIDE and self.outcome != Outcome.UNKNOWN
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
