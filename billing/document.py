@@ -6,6 +6,7 @@ Amounts and rates are strings, so that they stay exact; floats are refused where
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from typing import Any, NoReturn
 from billing import cover
 from billing.money import EXPONENTS
 from billing.rating import UNITS, CoverageMode, Layer, Rated, Terms, Tier, TierMode, Usage, rate
+
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class DocumentError(Exception):
@@ -40,7 +43,7 @@ def loads(text: str) -> Document:
 
     try:
         raw = json.loads(text, parse_float=refuse, parse_constant=refuse)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of an integer with thousands of digits
         raise DocumentError("document", f"not JSON: {error}") from None
     return parse(raw)
 
@@ -56,7 +59,7 @@ def parse(raw: Any) -> Document:
         "hours_clause_seconds", "aggregate_seconds", "merge_gap_seconds", "layers", "covered_before", "service_factors",
     )  # fmt: skip
     rates = root.node("rates", {})
-    rates.only("primary", "backup")
+    rates.only("primary", "backup", "cdns")
     terms = Terms(
         currency=root.choice("currency", list(EXPONENTS), "USD"),
         unit=root.choice("unit", list(UNITS), "GB"),
@@ -78,6 +81,7 @@ def parse(raw: Any) -> Document:
         layers=[_layer(node) for node in cover_node.nodes("layers")],
         covered_before=cover_node.amount("covered_before", "0"),
         service_factors=_factors(cover_node.node("service_factors", {})),
+        cdn_tiers=_cdn_tiers(rates.node("cdns", {})),
     )
     return Document(
         terms,
@@ -98,6 +102,7 @@ def to_json(rated: Rated) -> dict[str, Any]:
                 "kind": line.kind, "service": line.service, "path": line.path, "bytes": line.bytes,
                 "amount_minor": line.amount_minor, "details": dict(line.details),
             }
+            | ({"cdn": line.cdn} if line.cdn else {})
             for line in rated.lines
         ],
         "subtotal_minor": rated.subtotal_minor,
@@ -118,6 +123,16 @@ def _tiers(rates: _Node, path: str) -> list[Tier]:
         if tiers and (tiers[-1].up_to is None or (up_to is not None and up_to <= (tiers[-1].up_to or 0))):
             node.fail("up_to", "tiers must rise, and only the last may be null")
         tiers.append(Tier(up_to, node.amount("per_unit", None)))
+    return tiers
+
+
+def _cdn_tiers(node: _Node) -> dict[tuple[str, str], list[Tier]]:
+    tiers = {}
+    for cdn in node.raw:
+        paths = node.node(cdn, {})
+        paths.only("primary", "backup")
+        for path in paths.raw:
+            tiers[cdn, path] = _tiers(paths, path)
     return tiers
 
 
@@ -143,7 +158,7 @@ def _storm(node: _Node) -> cover.Storm:
 
 
 def _usage(node: _Node) -> Usage:
-    node.only("service", "path", "start", "end", "bytes", "covered_bytes")
+    node.only("service", "path", "cdn", "start", "end", "bytes", "covered_bytes")
     window = Usage(
         node.text("service"),
         node.choice("path", ["primary", "backup"], None),
@@ -151,6 +166,7 @@ def _usage(node: _Node) -> Usage:
         node.time("end"),
         node.integer("bytes", None, required=True) or 0,
         node.integer("covered_bytes", None),
+        node.text("cdn") if node.raw.get("cdn", "") != "" or isinstance(node.raw.get("cdn"), float) else "",
     )
     if window.end <= window.start:
         node.fail("end", "must be after start")
@@ -205,6 +221,8 @@ class _Node:
             value = str(value)
         if not isinstance(value, str):
             self.fail(key, "must be a decimal number in a string, such as “0.12”")
+        if not _DECIMAL.fullmatch(value):
+            self.fail(key, f"“{value[:40]}” is not a decimal number: write digits and a point, such as “0.12”")
         return self._bounded(key, self._convert(key, value, Fraction, "is not a decimal number"), most)
 
     def integer(self, key: str, default: int | None, *, required: bool = False) -> int | None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.db import DataError, connection, transaction
+from django.db.models.functions import Coalesce, Greatest
 
-from billing import logs
+from billing import corrections, logs
 from billing.logs import HostMinute, LogReading, LogUnreadable
 from billing.models import LogObject, UsageSource
+from billing.owners import owner_at, owners_of
 from billing.sources import ListedObject, ObjectGone, SourceUnavailable, place_of
 from customers.models import Event
-from services.models import ServiceDomain, Target
 from tranche_site.floor.faults import fault_point
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class ObjectReport:
     key: str
     size_bytes: int
     action: Action
+    sha256: str = ""
     outcome: Outcome | None = None
     reason: str = ""
     rows: int = 0
@@ -74,39 +78,59 @@ class CollectReport:
 
 def collect_all(*, apply: bool, now: datetime, names: Iterable[str] = ()) -> list[CollectReport]:
     """Look at every enabled source, or those of these names. A source that can't be read holds up no other."""
-    sources = UsageSource.objects.filter(enabled=True).select_related("cdn")
+    sources = UsageSource.objects.logs().filter(enabled=True).select_related("cdn")
     if names:
         sources = sources.filter(name__in=names)
-    return [collect(source, apply=apply, now=now) for source in sources]
+    return [collect(source, apply=apply, now=now) for source in sources if not apply or source.claim_look(now)]
 
 
 def collect(source: UsageSource, *, apply: bool, now: datetime) -> CollectReport:
     """List the source's new objects; with `apply`, count them. Counting an object is one transaction."""
     report = CollectReport(source.name)
+    changes: dict[str, Any] = {}
+    newest: datetime | None = None
+    since = source.listing_since(now)
     try:
-        place = place_of(source)
-        listed = list(place.objects())
-        report.listed = len(listed)
-        for work in _new(source, listed):
+        place = place_of(source, now)
+        for work in _new(source, _counted(place.objects(since), report, changes)):
             entry = ObjectReport(work.item.key, work.item.size_bytes, work.action)
             report.objects.append(entry)
             if apply:
                 try:
                     with place.fetched(work.item) as path:
-                        result = _read(source, path)
+                        result = _read(source, path, work)
+                        entry.sha256 = _sha256(path)
                 except ObjectGone:
                     entry.outcome, entry.reason = Outcome.SKIPPED, "deleted or replaced since it was listed"
                     continue
                 _settle(source, work, result, entry, now)
+                if entry.outcome == Outcome.COUNTED and isinstance(result, LogReading):
+                    newest = _newest(result.usage, newest, now)
+        changes |= {"listed_at": now} if since else {"listed_at": now, "listed_whole_at": now}
     except SourceUnavailable as error:
         report.error = str(error)
         logger.warning("usage source %s: %s", source.name, error)
+        if apply:
+            source.put_off(now, error.retry_seconds)
     if apply:
-        changes: dict[str, Any] = {"last_error": report.error[:500]}
-        if not report.error:
-            changes["listed_at"] = now
-        UsageSource.objects.filter(pk=source.pk).update(**changes)
+        if newest:
+            changes["newest_usage_at"] = Greatest(Coalesce("newest_usage_at", newest), newest)
+        UsageSource.objects.filter(pk=source.pk).update(**changes, last_error=report.error)
     return report
+
+
+def _newest(usage: Iterable[HostMinute], so_far: datetime | None, now: datetime) -> datetime | None:
+    """A minute that is still to come is a wrong clock's."""
+    past = [line.minute_at for line in usage if line.minute_at <= now]
+    return max([*past, *([so_far] if so_far else [])], default=None)
+
+
+def _counted(listed: Iterable[ListedObject], report: CollectReport, changes: dict[str, Any]) -> Iterator[ListedObject]:
+    """Passed on as they are listed: a bucket may hold more of them than memory does."""
+    for item in listed:
+        report.listed += 1
+        changes["cursor"] = item.key
+        yield item
 
 
 class _Work(NamedTuple):
@@ -114,15 +138,15 @@ class _Work(NamedTuple):
     action: Action
     counted_id: int | None  # the object that counts for this key as yet
     attempts: int  # failed tries of this very object
+    merged_at: datetime | None = None  # when the minutes of the one that counts went into sums, for good
 
 
-_KEYS_AT_ONCE = 5_000
+_KEYS_AT_ONCE = 1_000
 
 
-def _new(source: UsageSource, listed: list[ListedObject]) -> Iterator[_Work]:
+def _new(source: UsageSource, listed: Iterator[ListedObject]) -> Iterator[_Work]:
     """What is not counted yet, nor given up."""
-    for start in range(0, len(listed), _KEYS_AT_ONCE):
-        batch = listed[start : start + _KEYS_AT_ONCE]
+    while batch := list(islice(listed, _KEYS_AT_ONCE)):
         known = defaultdict[str, list[LogObject]](list)
         rows = LogObject.objects.filter(source=source, key__in=[item.key for item in batch])
         for row in rows.exclude(state=LogObject.State.REPLACED).defer("bad", "reason"):
@@ -138,15 +162,30 @@ def _work(item: ListedObject, rows: list[LogObject]) -> _Work | None:
     if same and same.state in (LogObject.State.COUNTED, LogObject.State.QUARANTINED):
         return None
     action = Action.RETRY if same else Action.REPLACE if counted else Action.COUNT
-    return _Work(item, action, counted.pk if counted else None, same.attempts if same else 0)
+    attempts = same.attempts if same else 0
+    return _Work(item, action, counted.pk if counted else None, attempts, counted.merged_at if counted else None)
 
 
-def _read(source: UsageSource, path: Path) -> LogReading | LogUnreadable:
+def _read(source: UsageSource, path: Path, work: _Work) -> LogReading | LogUnreadable:
     """A log that can't be read is a result: it is stored, and tried again."""
+    if work.merged_at:
+        return LogUnreadable(
+            f"it replaces an object whose minutes were merged into sums on {work.merged_at:%Y-%m-%d}, and can't be told from"
+            " others any more: bill or credit the difference by hand"
+        )
     try:
-        return logs.read(logs.FORMATS[source.format], path)
+        return logs.read(
+            logs.FORMATS[source.format], path, fields=source.field_names or None, sample_rate=source.sample_rate
+        )
     except LogUnreadable as error:
         return error
+    except ValueError as error:  # of the field map: the source is wrong, not this object
+        raise SourceUnavailable(str(error)) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _settle(
@@ -171,28 +210,25 @@ def _count(source: UsageSource, work: _Work, reading: LogReading, entry: ObjectR
         earlier = [*others.exclude(state=LogObject.State.REPLACED).values_list("pk", flat=True)]
         others.filter(pk__in=earlier).update(state=LogObject.State.REPLACED)
         row.state = LogObject.State.COUNTED
+        row.sha256 = entry.sha256
         row.rows, row.bad_rows = reading.rows, reading.bad_rows
+        row.excluded_rows, row.duplicate_rows = reading.excluded, reading.duplicates
         row.bad = [asdict(bad) for bad in reading.bad]
-        row.reason = _accounts(reading)
+        row.reason = ""
         row.processed_at = now
         row.save()
         with connection.cursor() as cursor:
             hours = _take_back(cursor, [row.pk, *earlier])
-            unknown = _store(cursor, source, row, reading.usage)
-            _sum_hours(cursor, hours | _hours(cursor, [row.pk]), now)
+            unknown = _store(cursor, source, row, reading)
+            sum_hours(cursor, hours | _hours(cursor, [row.pk]), now)
         fault_point("billing.counted")
     entry.outcome, entry.reason = Outcome.COUNTED, row.reason
     entry.rows, entry.bad_rows = reading.rows, reading.bad_rows
     entry.excluded, entry.duplicates = reading.excluded, reading.duplicates
-    entry.requests, entry.bytes = reading.counted, sum(line.bytes for line in reading.usage)
+    entry.requests = sum(line.requests for line in reading.usage)  # of a sampled log, what its rows stand for
+    entry.bytes = sum(line.bytes for line in reading.usage)
     entry.unknown_requests = sum(line.requests for line in unknown)
     entry.unknown_bytes = sum(line.bytes for line in unknown)
-
-
-def _accounts(reading: LogReading) -> str:
-    """What of the rows is neither usage nor bad; there are no columns for it."""
-    parts = [(reading.excluded, "excluded by rule"), (reading.duplicates, "duplicates")]
-    return ", ".join(f"{count} {what}" for count, what in parts if count)
 
 
 def _fail(source: UsageSource, work: _Work, reason: str, entry: ObjectReport, now: datetime) -> None:
@@ -225,7 +261,7 @@ def _fail(source: UsageSource, work: _Work, reason: str, entry: ObjectReport, no
 def _claim(source: UsageSource, work: _Work, now: datetime) -> LogObject | None:
     """The object's row under lock, or None if another run changed meanwhile what this one started from."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, source.cdn_id])
+        lock_cdn(cursor, source.cdn_id)
     item = work.item
     rows = LogObject.objects.filter(source=source, key=item.key)
     counted = rows.filter(state=LogObject.State.COUNTED).values_list("pk", flat=True).first()
@@ -240,72 +276,22 @@ def _claim(source: UsageSource, work: _Work, now: datetime) -> LogObject | None:
     return row
 
 
-class _Path(NamedTuple):
-    customer_id: int
-    service_id: int
-    target_id: int
+def lock_cdn(cursor: Any, cdn_id: int) -> None:
+    """Wait until nobody else changes usage of this CDN, and keep others waiting until the transaction ends."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, cdn_id])
 
 
-@dataclass(frozen=True)
-class _Owner:
-    """Whose a hostname is from its proof until `until`, and over which path of this CDN; or why it has none."""
-
-    since: datetime | None
-    until: datetime | None
-    path: _Path | None
-    reason: str
-
-
-_NOBODY = "no verified domain has this hostname"
-
-
-def _owners(source: UsageSource, hosts: set[str]) -> dict[str, list[_Owner]]:
-    """The owners of each hostname, earliest end first, the one without end last."""
-    domains = ServiceDomain.objects.filter(verified_at__isnull=False).select_related("service")
-    if len(hosts) <= _KEYS_AT_ONCE:  # more are made up by visitors; then all our domains are fewer
-        domains = domains.filter(hostname__in=hosts)
-    paths: dict[int | None, Target] = {}
-    candidates = Target.objects.filter(domain__in=domains, cdn=source.cdn, role__in=Target.PATH_ROLES)
-    # Of several paths over one CDN, the one in use counts, the primary before its backups.
-    for target in sorted(candidates, key=lambda t: (t.enabled, t.role == Target.Role.PRIMARY, -t.rank, -t.pk)):
-        paths[target.domain_id] = target
-    owners = defaultdict[str, list[_Owner]](list)
-    for domain in domains:
-        ends = [end for end in (domain.deleted_at, domain.service.deleted_at) if end]
-        target_or_none = paths.get(domain.pk)
-        path, reason = None, ""
-        if source.customer_id is not None and domain.customer_id != source.customer_id:
-            reason = "the hostname belongs to another customer than this source"
-        elif target_or_none is None:
-            reason = f"the domain has no path over {source.cdn}"
-        else:
-            path = _Path(domain.customer_id, domain.service_id, target_or_none.pk)
-        owners[domain.hostname].append(_Owner(domain.verified_at, min(ends, default=None), path, reason))
-    for versions in owners.values():
-        versions.sort(key=lambda owner: owner.until or datetime.max.replace(tzinfo=UTC))
-    return owners
-
-
-def _owner_at(owners: list[_Owner], at: datetime) -> _Owner:
-    """Who had proven the hostname within that minute and not been deleted before it: of those, the one that ended first."""
-    after = at + timedelta(minutes=1)
-    return next(
-        (o for o in owners if (o.until is None or at < o.until) and o.since is not None and o.since < after),
-        _Owner(None, None, None, _NOBODY),
-    )
-
-
-def _store(cursor: Any, source: UsageSource, row: LogObject, usage: list[HostMinute]) -> list[HostMinute]:
+def _store(cursor: Any, source: UsageSource, row: LogObject, reading: LogReading) -> list[HostMinute]:
     """Write the usage as buckets of its paths, and what has no path as unknown hosts, which are returned."""
-    owners = _owners(source, {line.host for line in usage})
+    owners = owners_of(source, {line.host for line in reading.usage})
     buckets: list[tuple[Any, ...]] = []
     unknown: list[HostMinute] = []
     unknown_rows: list[tuple[Any, ...]] = []
-    for line in usage:
+    for line in reading.usage:
         at = line.minute_at
-        owner = _owner_at(owners.get(line.host, []), at)
+        owner = owner_at(owners.get(line.host, []), at)
         if owner.path:
-            buckets.append((*owner.path, row.pk, at, line.bytes, line.requests, "E2"))
+            buckets.append((*owner.path, row.pk, at, line.bytes, line.requests, reading.grade))
         else:
             unknown.append(line)
             unknown_rows.append((row.pk, line.host, at, line.bytes, line.requests, owner.reason[:200]))
@@ -347,11 +333,15 @@ def _take_back(cursor: Any, object_ids: list[int]) -> set[_Hour]:
     return hours
 
 
-def _sum_hours(cursor: Any, hours: set[_Hour], now: datetime) -> None:
-    """Make the snapshots of these hours the sums of their buckets again, in one statement."""
+def sum_hours(cursor: Any, hours: set[_Hour], now: datetime) -> None:
+    """Make the snapshots of these hours the sums of their buckets again, in one statement.
+
+    Invoices that were issued of this time are to be rated again.
+    """
     if not hours:
         return
     customers, services, targets, starts = zip(*sorted(hours), strict=True)
+    corrections.mark(set(customers), min(starts), max(starts) + timedelta(hours=1))
     cursor.execute(
         """
         INSERT INTO usage_snapshots

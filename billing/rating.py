@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from billing import cover
-from billing.cover import CoverTerms, Interval
+from billing.cover import CoverTerms, Interval, zulu
 from billing.money import exponent
 
 FORMULA = "tranche/1"
@@ -66,6 +66,12 @@ class Terms:
     layers: Sequence[Layer] = ()
     covered_before: Fraction = Fraction(0)
     service_factors: Mapping[str, Fraction] = field(default_factory=dict)
+    cdn_tiers: Mapping[tuple[str, str], Sequence[Tier]] = field(default_factory=dict)
+    """By CDN and path, where a CDN has a price of its own."""
+
+    def tiers_of(self, path: str, cdn: str) -> Sequence[Tier]:
+        own = self.cdn_tiers.get((cdn, path))
+        return own or (self.primary_tiers if path == PRIMARY else self.backup_tiers)
 
     def factor_of(self, service: str) -> Fraction:
         return min(self.max_coverage_factor, self.service_factors.get(service, self.max_coverage_factor))
@@ -81,6 +87,7 @@ class Usage:
     end: datetime
     bytes: int
     covered_bytes: int | None = None
+    cdn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ class Line:
     bytes: int
     amount_minor: int
     details: Mapping[str, Any] = field(default_factory=dict)
+    cdn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,8 @@ class Rated:
     subtotal_minor: int
     discount_minor: int
     formula: str = FORMULA
+    covered_cost: Fraction = Fraction(0)
+    """Of all covered backup traffic in major units, before any limit or share: what tranches count on from."""
 
     @property
     def total_minor(self) -> int:
@@ -108,27 +118,36 @@ class Rated:
 
 
 def rate(terms: Terms, usage: Iterable[Usage], storms: Sequence[cover.Storm]) -> Rated:
-    """The lines of one document. The order of `usage` and `storms` changes nothing."""
-    windows: dict[tuple[str, str], list[Usage]] = {}
+    """The lines of one document. The order of `usage` and `storms` changes nothing.
+
+    Tiers run per service and path, and per CDN where that has a price of its own.
+    """
+    windows: dict[_Key, list[Usage]] = {}
     for window in usage:
-        windows.setdefault((window.service, window.path), []).append(window)
+        cdn = window.cdn if (window.cdn, window.path) in terms.cdn_tiers else ""
+        windows.setdefault((window.service, window.path, cdn), []).append(window)
     lines: list[Line] = []
-    charges: dict[str, _Backup] = {}
-    for service, path in sorted(windows, key=lambda key: (key[0], key[1] != PRIMARY, key[1])):
-        mine = sorted(windows[service, path], key=lambda w: (w.start, w.end, w.bytes))
+    charges: dict[tuple[str, str], _Backup] = {}
+    for service, path, cdn in sorted(windows, key=lambda key: (key[0], key[1] != PRIMARY, key[2])):
+        mine = sorted(windows[service, path, cdn], key=lambda w: (w.start, w.end, w.bytes))
         total = sum(window.bytes for window in mine)
-        tiers = terms.primary_tiers if path == PRIMARY else terms.backup_tiers
-        gross, parts = charge(total, tiers, terms.tier_mode, UNITS[terms.unit])
-        line = _usage_line(terms, service, path, total, gross, parts)
+        gross, parts = charge(total, terms.tiers_of(path, cdn), terms.tier_mode, UNITS[terms.unit])
+        line = _usage_line(terms, (service, path, cdn), total, gross, parts)
         lines.append(line)
         if path != PRIMARY:
-            charges[service] = _Backup(mine, total, gross, line.amount_minor)
+            charges[service, cdn] = _Backup(mine, total, gross, line.amount_minor)
 
-    effective = {service: cover.effective(storms, service, terms.cover) for service in charges}
+    effective = {service: cover.effective(storms, service, terms.cover) for service, _ in charges}
     covers = _tranches(terms, charges, effective) if terms.layers else _shares(terms, charges, effective, storms)
     subtotal = sum(line.amount_minor for line in lines)
     discount = sum(line.amount_minor for line in covers)
-    return Rated([*lines, *covers], subtotal, discount)
+    return Rated([*lines, *covers], subtotal, discount, covered_cost=_covered_cost(charges, effective))
+
+
+def _covered_cost(charges: _Charges, effective: Mapping[str, Sequence[Interval]]) -> Fraction:
+    return sum(
+        (backup.cost(backup.covered(effective[service])) for (service, _), backup in charges.items()), Fraction(0)
+    )
 
 
 def charge(
@@ -191,10 +210,19 @@ class _Backup:
                 covered.append(window.bytes * cover.time_coverage(effective, window.start, window.end))
         return covered
 
+    def cost(self, covered: Sequence[Fraction]) -> Fraction:
+        """F7: covered bytes at the average backup price, in major units."""
+        return sum(covered, Fraction(0)) * self.gross / self.bytes if self.bytes else Fraction(0)
+
+
+_Key = tuple[str, str, str]  # service, path, CDN
+_Charges = Mapping[tuple[str, str], _Backup]  # by service and CDN
+
 
 def _usage_line(
-    terms: Terms, service: str, path: str, total: int, gross: Fraction, parts: Sequence[tuple[Fraction, Fraction]]
+    terms: Terms, key: _Key, total: int, gross: Fraction, parts: Sequence[tuple[Fraction, Fraction]]
 ) -> Line:
+    service, path, cdn = key
     return Line(
         "usage", service, path, total, half_up(gross, terms.currency),
         {
@@ -203,19 +231,19 @@ def _usage_line(
             "tiers": [{"units": decimal(units), "per_unit": decimal(price)} for units, price in parts],
             "exact": str(gross),
         },
+        cdn,
     )  # fmt: skip
 
 
 def _shares(
     terms: Terms,
-    charges: Mapping[str, _Backup],
+    charges: _Charges,
     effective: Mapping[str, Sequence[Interval]],
     storms: Sequence[cover.Storm],
 ) -> list[Line]:
     """F6–F8 without layers: each window's backup cost times its discount share, priced at the average backup rate."""
     lines = []
-    for service in sorted(charges):
-        backup = charges[service]
+    for (service, cdn), backup in sorted(charges.items()):
         covered = backup.covered(effective[service])
         if not backup.bytes or not any(covered):
             continue
@@ -241,6 +269,7 @@ def _shares(
                     "exact": str(sum(exact, Fraction(0))),
                     "windows": _windows(backup.windows, exact, amount),
                 },
+                cdn,
             )
         )  # fmt: skip
     return lines
@@ -253,14 +282,12 @@ def discount_share(terms: Terms, service: str, covered_share: Fraction) -> Fract
     return min(Fraction(1), terms.discount_rate * coverage)
 
 
-def _tranches(terms: Terms, charges: Mapping[str, _Backup], effective: Mapping[str, Sequence[Interval]]) -> list[Line]:
-    """F9: cumulative covered cost runs through the layers, services in the order of their names."""
+def _tranches(terms: Terms, charges: _Charges, effective: Mapping[str, Sequence[Interval]]) -> list[Line]:
+    """F9: cumulative covered cost runs through the layers, services and CDNs in the order of their names."""
     lines, before = [], terms.covered_before
-    for service in sorted(charges):
-        backup = charges[service]
+    for (service, cdn), backup in sorted(charges.items()):
         covered = backup.covered(effective[service])
-        cost = sum(covered, Fraction(0)) * backup.gross / backup.bytes if backup.bytes else Fraction(0)
-        after = before + cost
+        after = before + backup.cost(covered)
         left = backup.amount_minor  # the cap d ≤ backup charge cuts the last layer first
         for number, layer in enumerate(terms.layers, 1):
             pays = layer.share * (_within(after, layer) - _within(before, layer))
@@ -281,6 +308,7 @@ def _tranches(terms: Terms, charges: Mapping[str, _Backup], effective: Mapping[s
                         "effective": [{"start": zulu(i.start), "end": zulu(i.end)} for i in effective[service]],
                         "exact": str(pays),
                     },
+                    cdn,
                 )
             )  # fmt: skip
         before = after
@@ -303,10 +331,6 @@ def _windows(windows: Sequence[Usage], exact: Sequence[Fraction], amount: int) -
 
 def _storm(storm: cover.Storm) -> dict[str, str]:
     return {"id": storm.id, "start": zulu(storm.start), "end": zulu(storm.end)}
-
-
-def zulu(at: datetime) -> str:
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
 
 
 def decimal(value: Fraction) -> str:

@@ -7,9 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from celery import shared_task
 
-from billing import invoicing, metering
+from billing import amending, compacting, corrections, estimating, invoicing, metering, spending
+from billing.segments import Month
 
 logger = logging.getLogger(__name__)
+
+LOOK_BACK = timedelta(days=2)
+"""How far back a missed run of the hour may reach."""
 
 
 @shared_task(name="billing.collect_usage")
@@ -17,21 +21,41 @@ def collect_usage() -> None:
     metering.collect_all(apply=True, now=datetime.now(UTC))
 
 
+@shared_task(name="billing.estimate_usage")
+def estimate_usage() -> None:
+    estimating.estimate_all(datetime.now(UTC))
+
+
+@shared_task(name="billing.compact_usage")
+def compact_usage() -> None:
+    compacting.compact(datetime.now(UTC))
+
+
+@shared_task(name="billing.postpone_amendments")
+def postpone_amendments() -> None:
+    amending.postpone(datetime.now(UTC))
+
+
 @shared_task(name="billing.draft_invoices")
 def draft_invoices() -> None:
     """This month's drafts, and last month's while late logs may come."""
     now = datetime.now(UTC)
-    last_month = now.replace(day=1) - timedelta(days=1)
-    for day in (last_month, now):
-        _, problems = invoicing.draft_all(invoicing.Period.of(day.year, day.month), now)
+    this = Month.at(now)
+    for month in (this.before, this):
+        _, problems = invoicing.draft_all(month, now)
         for problem in problems:
             logger.warning("not drafted: %s", problem)
+    spending.fire_alerts(now)
 
 
 @shared_task(name="billing.finalize_invoices")
 def finalize_invoices() -> None:
-    issued, problems = invoicing.finalize_due(datetime.now(UTC))
-    for invoice in issued:
+    """What is past its grace period is issued, what was issued wrong is corrected, what is overdue is asked for."""
+    now = datetime.now(UTC)
+    corrections.mark_ruled(now - LOOK_BACK)
+    issued, problems = invoicing.finalize_due(now)
+    for invoice in (*issued, *corrections.credit_all(now)):
         logger.info("issued %s", invoice.number)
     for problem in problems:
         logger.warning("not finalized: %s", problem)
+    invoicing.remind(now)

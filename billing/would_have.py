@@ -6,18 +6,19 @@ backup. It says nothing about other services of the customer, whose volume may r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 from django.db import connection
 
+from billing.cover import zulu
 from billing.document import rate_document
-from billing.invoicing import Period, document_of
-from billing.models import Contract
-from billing.rating import zulu
+from billing.drafting import terms_of, window
+from billing.models import Contract, Prices
 from services.models import Service
 from storms.models import StormPolicy
 
@@ -49,14 +50,11 @@ class Ledger:
 
 def would_have(service: Service, spells: Sequence[Spell], start: datetime, end: datetime) -> Ledger | None:
     """The ledger of spells within [start, end); None where billing does not know the service: no contract, or no usage."""
-    contract = (
-        Contract.objects.filter(customer=service.customer_id, valid_from__lte=end).select_related("rate_card")
-        .order_by("-valid_from").first()
-    )  # fmt: skip
+    contract, prices = _terms(service, end)
     with connection.cursor() as cursor:
         cursor.execute(_USAGE, [service.pk, start, end])
         usage: list[tuple[str, datetime, int]] = cursor.fetchall()
-    if contract is None or not usage:
+    if contract is None or prices is None or not usage:
         return None
     moved = {row: _share(spells, row[1]) for row in usage if row[0] == "primary"}
     as_it_was = [(service.pk, role, minute, size) for role, minute, size in usage]
@@ -69,15 +67,28 @@ def would_have(service: Service, spells: Sequence[Spell], start: datetime, end: 
         {"id": f"would-have-{n}", "start": zulu(a), "end": zulu(b), "service": str(service.pk)}
         for n, (a, b) in enumerate(spells, 1) if a < b
     ]  # fmt: skip
-    period, factors = Period(start, end), _factor(service)
-    was = rate_document(document_of(contract, period, as_it_was, told, factors))
-    would = rate_document(document_of(contract, period, [row for row in as_it_would if row[3]], told, factors))
+    terms = terms_of(contract, prices, _factor(service)) | {"storms": told}
+    was = rate_document(terms | {"usage": _windows(as_it_was)})
+    would = rate_document(terms | {"usage": _windows(row for row in as_it_would if row[3])})
     return Ledger(
         contract.rate_card.currency,
         sum(round(size * moved.get((role, minute, size), Fraction(0))) for role, minute, size in usage),
         would.subtotal_minor - was.subtotal_minor,
         would.discount_minor - was.discount_minor,
     )
+
+
+def _terms(service: Service, at: datetime) -> tuple[Contract | None, Prices | None]:
+    """The newest terms that began until then."""
+    contracts = Contract.objects.filter(customer=service.customer_id, valid_from__lte=at).select_related("rate_card")
+    contract = contracts.order_by("-valid_from").first()
+    if contract is None:
+        return None, None
+    return contract, contract.rate_card.versions.filter(valid_from__lte=at).order_by("-valid_from").first()
+
+
+def _windows(rows: Iterable[tuple[int, str, datetime, int]]) -> list[dict[str, Any]]:
+    return [window(service, role, "", at, at + MINUTE, size, None) for service, role, at, size in rows]
 
 
 def _share(spells: Sequence[Spell], minute: datetime) -> Fraction:

@@ -12,7 +12,7 @@ from rest_framework.authentication import BaseAuthentication, get_authorization_
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 
-from customers import keys
+from customers import keys, throttling
 from customers.models import ApiKey, Customer
 
 if TYPE_CHECKING:  # the views import this module while they are being made
@@ -39,13 +39,17 @@ class ApiKeyAuthentication(BaseAuthentication):
         if scheme.lower() != SCHEME.lower():
             raise AuthenticationFailed("Send the key as “Authorization: Bearer <key>”.")
         key = _find(secret.strip())
+        if key is None:
+            throttling.note_bad_key(request._request)
+            # One answer for all of them: what exactly is wrong with a key is the owner's business.
+            raise AuthenticationFailed("This API key is unknown, expired or revoked.")
         return Principal(key.customer), key
 
     def authenticate_header(self, request: Request) -> str:
         return SCHEME
 
 
-def _find(secret: str) -> ApiKey:
+def _find(secret: str) -> ApiKey | None:
     now = timezone.now()
     # A key that can't be ours is refused before the database hears of it.
     key = (
@@ -56,8 +60,7 @@ def _find(secret: str) -> ApiKey:
         else None
     )
     if key is None or not keys.matches(secret, key.digest) or not key.is_usable(now):
-        # One answer for all of them: what exactly is wrong with a key is the owner's business.
-        raise AuthenticationFailed("This API key is unknown, expired or revoked.")
+        return None
     _note_use(key)
     return key
 
@@ -73,10 +76,11 @@ def _note_use(key: ApiKey) -> None:
 
 
 class HasScope(BasePermission):
-    """The scope "read" for what only looks, "write" for everything else."""
+    """The scope "read" for what only looks, "write" for everything else, unless a view's `scopes` names another by action."""
 
     message = "This API key's scopes do not allow this."
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        wanted = "read" if request.method in SAFE_METHODS else "write"
+        usual = "read" if request.method in SAFE_METHODS else "write"
+        wanted = getattr(view, "scopes", {}).get(getattr(view, "action", None), usual)
         return isinstance(request.auth, ApiKey) and wanted in request.auth.scopes

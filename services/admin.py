@@ -271,7 +271,7 @@ class ServiceDomainAdmin(SoftDelete):
     )
     def check_proof(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         domain = proof.check(self.row_of(request, object_id, "check_proof"))
-        self.log_change(request, domain, f"Checked the proof: {domain.check_result}")
+        self.log_change(request, domain, f"Checked the proof ({form.cleaned_data['reason']}): {domain.check_result}")
         answer = settled if domain.verified_at else refused
         return answer(
             request, self.url_of(domain), f"{domain}: {domain.check_result or domain.proof_state(timezone.now())}"
@@ -470,5 +470,5 @@ class MaintenanceWindowAdmin(ModelAdmin):
     def lift(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         window = self.row_of(request, object_id, "lift")
         window.lift(timezone.now())
-        self.log_change(request, window, "Lifted.")
+        self.log_change(request, window, f"Lifted: {form.cleaned_data['reason']}")
         return settled(request, self.url_of(window), f"The {window} is lifted.")

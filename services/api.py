@@ -5,19 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django.db.models import QuerySet
 from django.utils import timezone
-from django_filters.rest_framework import ChoiceFilter, FilterSet, TypedChoiceFilter
+from django_filters.rest_framework import ChoiceFilter, FilterSet
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from services import hostnames, maintenance
-from services.models import CHALLENGE_LIFE, Cdn, MaintenanceWindow, Service, ServiceDomain, Target
-from tranche_site.floor.problems import Conflict
-from tranche_site.floor.scoped import (
-    ApiViewSet,
+from customers.scoped import (
     IdFilter,
     OwnedViewSet,
     OwnRow,
@@ -25,6 +22,11 @@ from tranche_site.floor.scoped import (
     StrictSerializer,
     customer_of,
 )
+from customers.views import ApiViewSet
+from services import hostnames, maintenance
+from services.models import CHALLENGE_LIFE, Cdn, MaintenanceWindow, Service, ServiceDomain, Target
+from tranche_site.floor.json_fields import Text, WallTime
+from tranche_site.floor.problems import Conflict
 
 CHECK_AGAIN = timedelta(seconds=5)
 """A proof asks many servers: how soon a customer may have that done again for one domain."""
@@ -34,7 +36,7 @@ class ServiceSerializer(StrictSerializer):
     """A unit of failover: its domains move together."""
 
     probe_headers = serializers.DictField(
-        child=serializers.CharField(trim_whitespace=False),
+        child=Text(trim_whitespace=False),
         required=False,
         help_text='Sent with every probe, such as {"X-Probe": "a word that your firewall knows"}.',
     )
@@ -106,6 +108,8 @@ class DomainFilter(FilterSet):
 class DomainViewSet(OwnedViewSet):
     """The hostnames of services."""
 
+    without_transaction = frozenset({"check"})
+    volatile = ("proof", "lost_since", "checked_at", "check_result")
     queryset = ServiceDomain.objects.live().with_contest()
     serializer_class = DomainSerializer
     filterset_class = DomainFilter
@@ -171,7 +175,10 @@ class PathFilter(FilterSet):
     domain = IdFilter()
     role = ChoiceFilter(choices=[choice for choice in Target.Role.choices if choice[0] in Target.DOMAIN_ROLES])
     # Not a BooleanFilter, which takes what it does not understand for no filter at all.
-    enabled = TypedChoiceFilter(choices=[("true", "true"), ("false", "false")], coerce=lambda text: text == "true")
+    enabled = ChoiceFilter(choices=[("true", "true"), ("false", "false")], method="by_enabled")
+
+    def by_enabled(self, queryset: QuerySet[Target], name: str, value: str) -> QuerySet[Target]:
+        return queryset.filter(enabled=value == "true")
 
 
 class PathViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.UpdateModelMixin, mixins.DestroyModelMixin):
@@ -202,8 +209,7 @@ class MaintenanceWindowSerializer(StrictSerializer):
     """Probing goes on while work is done on a service, and no storm of it starts. `next` is the span that goes on or comes."""
 
     service = OwnRow(queryset=Service.objects.live())
-    # The parser would drop an offset: a wall time has none but its zone's.
-    local_time = serializers.TimeField(input_formats=["%H:%M", "%H:%M:%S"])
+    local_time = WallTime()
     weekdays = serializers.ListField(
         child=serializers.ChoiceField(choices=[day.value for day in maintenance.WEEK]), required=False, max_length=7
     )
@@ -229,6 +235,7 @@ class MaintenanceWindowFilter(FilterSet):
 class MaintenanceWindowViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.DestroyModelMixin):
     """When work is done on services. Deleting a window lifts it; to change one, lift it and make another."""
 
+    wants_if_match = False  # nobody edits it
     queryset = MaintenanceWindow.objects.live()
     serializer_class = MaintenanceWindowSerializer
     filterset_class = MaintenanceWindowFilter

@@ -281,13 +281,23 @@ def authoritative_servers(name: str) -> tuple[str, list[Server]]:
     return zone, allowed
 
 
+def delegation(name: str) -> tuple[str, list[str]]:
+    """The zone that holds `name`, and the names of the servers that it is delegated to; none where we ask our own.
+
+    Raises LookupFailed.
+    """
+    if found := _override(name):
+        return found[0], []
+    return _delegation(name.rstrip(".").lower())
+
+
 def _override(name: str) -> tuple[str, list[Server]] | None:
     labels = name.rstrip(".").lower().split(".")
     overrides: dict[str, str] = settings.AUTHORITY_OVERRIDES
     for start in range(len(labels)):
         zone = ".".join(labels[start:])
         if zone in overrides:
-            return zone, [_server(text) for text in overrides[zone].split(";")]
+            return zone, [server(text) for text in overrides[zone].split(";")]
     return None
 
 
@@ -339,7 +349,7 @@ def _resolve(questions: list[tuple[str, str]]) -> list[Answer]:
 
 def resolvers() -> list[Server]:
     """Those of DNS_RESOLVERS, or of the system. Raises LookupFailed if there is none."""
-    named = [_server(text) for text in settings.DNS_RESOLVERS] or _system_resolvers(Path("/etc/resolv.conf"))
+    named = [server(text) for text in settings.DNS_RESOLVERS] or _system_resolvers(Path("/etc/resolv.conf"))
     if not named:
         raise LookupFailed("no resolver is known: DNS_RESOLVERS is empty, and so is /etc/resolv.conf")
     return named
@@ -352,7 +362,7 @@ def _system_resolvers(path: Path) -> list[Server]:
     return []
 
 
-def _server(text: str) -> Server:
+def server(text: str) -> Server:
     """From "192.0.2.1", "192.0.2.1:5353", "2001:db8::1" or "[2001:db8::1]:5353"."""
     address, port = text.strip(), str(DNS_PORT)
     if address.startswith("["):

@@ -50,6 +50,10 @@ class Probe:
     """`address` lies below a suffix of a CDN that we know, which may be asked for many hosts at one address."""
     expected: frozenset[int] = frozenset(range(200, 400))
     body_marker: bytes = b""
+    body_limit_bytes: int = BODY_LIMIT_BYTES
+    """Reading stops here, and what was read is a whole answer."""
+    keeps_head: bool = False
+    """Whether the reply brings back the response's header lines."""
     timeout_seconds: float = 5.0
     source_address: str = ""
     customer_id: int | None = None
@@ -64,7 +68,11 @@ class Reply:
 
     at: datetime
     status: int | None = None
+    head: bytes = b""
+    """The header lines as they came, without the status line, of a probe that keeps them."""
     body: bytes = b""
+    is_cut: bool = False
+    """Reading stopped at the limit."""
     fault: Fault | None = None
     fault_text: str = ""
     dns_ms: float | None = None

@@ -18,12 +18,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
+from customers.scoped import IdFilter, Scoped
+from customers.views import ApiViewSet
 from services.api import PathViewSet
 from services.availability import series
 from services.models import ProbeSample, Service, Target
 from services.outcomes import Outcome
 from tranche_site.floor.pagination import DEFAULT_LIMIT, MAX_ID, MAX_LIMIT
-from tranche_site.floor.scoped import ApiViewSet, IdFilter, Scoped
 
 
 class SpanQuery(serializers.Serializer[Any]):
@@ -103,12 +104,13 @@ class AvailabilityViewSet(Scoped, ApiViewSet, mixins.ListModelMixin):
 
     queryset = PathViewSet.queryset
     serializer_class = PointSerializer
+    query_class = AvailabilityQuery
     filterset_class = AvailabilityFilter
 
     @extend_schema(parameters=[AvailabilityQuery])
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Steps without any probe are left out. Ordered by path and time."""
-        query = AvailabilityQuery(data=request.query_params)
+        query = AvailabilityQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)
         start, end, step = (query.validated_data[name] for name in ("from", "to", "step"))
         page: Any = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
@@ -282,6 +284,7 @@ class SampleViewSet(Scoped, ApiViewSet, mixins.ListModelMixin):
 
     queryset = Service.objects.live()
     serializer_class = SampleSerializer
+    query_class = SampleQuery
     filterset_class = SampleFilter
     pagination_class = None  # its own: samples have no id to count by
 

@@ -29,7 +29,7 @@ from django.conf import settings
 from services import lookup
 from services.addresses import Addresses
 from services.budget import Buckets, Shares
-from services.probe import BODY_LIMIT_BYTES, Family, Fault, Probe, Reply
+from services.probe import Family, Fault, Probe, Reply
 from tranche_site.floor import egress
 
 _DNS = {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY}
@@ -100,9 +100,12 @@ class _Easy:
 
     def __init__(self, kind: _Kind) -> None:
         self.kind = kind
+        self.head = bytearray()
         self.body = bytearray()
+        self.body_limit = 0
         self.trouble = ""
         self.is_head_whole = False
+        self._keeps_head = False
         self._probe: Probe | None = None
         self.handle = c = pycurl.Curl()
         self._headers: tuple[str, ...] | None = None
@@ -135,6 +138,8 @@ class _Easy:
 
     def aim(self, probe: Probe, address: str, timeout_ms: int) -> None:
         self._probe, self.body, self.trouble, self.is_head_whole = probe, bytearray(), "", False
+        self.body_limit = probe.body_limit_bytes
+        self._keeps_head = probe.keeps_head
         if probe.headers != self._headers:
             self._headers = probe.headers
             self.handle.setopt(pycurl.HTTPHEADER, [*_HEADERS, *probe.headers])
@@ -144,15 +149,18 @@ class _Easy:
         self.handle.setopt(pycurl.TIMEOUT_MS, timeout_ms)
 
     def _write(self, chunk: bytes) -> int:
-        self.body.extend(chunk[: BODY_LIMIT_BYTES - len(self.body)])
-        return -1 if len(self.body) >= BODY_LIMIT_BYTES else len(chunk)
+        self.body.extend(chunk[: self.body_limit - len(self.body)])
+        return -1 if len(self.body) >= self.body_limit else len(chunk)
 
     def _note_header(self, line: bytes) -> None:
         """libcurl takes a connection that closes within the headers for a whole response."""
         if line.startswith(b"HTTP/"):
             self.is_head_whole = False  # interim responses have heads of their own
+            self.head.clear()
         elif line in (b"\r\n", b"\n"):
             self.is_head_whole = True
+        elif self._keeps_head and not self.is_head_whole:  # what follows a body in chunks is no part of the head
+            self.head.extend(line)
 
     def _open_socket(self, purpose: int, where: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
         """The egress guard, on the address really used."""
@@ -291,7 +299,7 @@ class Transport:
             self._multi.add_handle(easy.handle)
             code, text = await waiter
             reply = _reply(easy, code, text, at, dns_ms, address)
-            easy.body = bytearray()  # it may rest for long
+            easy.head, easy.body = bytearray(), bytearray()  # it may rest for long
             is_whole = True
             return reply
         finally:
@@ -380,7 +388,8 @@ def _reply(easy: _Easy, code: int, text: str, at: datetime, dns_ms: float, addre
     first_byte = handle.getinfo(pycurl.STARTTRANSFER_TIME) * 1000
     total = handle.getinfo(pycurl.TOTAL_TIME) * 1000
     status = handle.getinfo(pycurl.RESPONSE_CODE) or None
-    if code == pycurl.E_WRITE_ERROR and len(body) >= BODY_LIMIT_BYTES:
+    is_cut = code == pycurl.E_WRITE_ERROR and len(body) >= easy.body_limit
+    if is_cut:
         code = 0  # we stopped reading; the response itself is fine
     elif not code and not easy.is_head_whole:
         code, text = pycurl.E_RECV_ERROR, "the connection was closed within the headers"
@@ -391,7 +400,9 @@ def _reply(easy: _Easy, code: int, text: str, at: datetime, dns_ms: float, addre
     return Reply(
         at=at,
         status=None if fault else status,
+        head=bytes(easy.head),
         body=body,
+        is_cut=is_cut,
         fault=fault,
         fault_text=fault_text,
         dns_ms=dns_ms,

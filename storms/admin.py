@@ -42,6 +42,7 @@ from tranche_site.floor.console_admin import (
     SoftDelete,
     action,
     confirmed,
+    dangerous_action,
     display,
     percent,
     refused,
@@ -322,6 +323,7 @@ class StormEventAdmin(Told):
             return row.closed_at is None and row.acknowledged_at is None
         return action_name != "finish" or row.closed_at is None
 
+    @dangerous_action
     @action(
         description="Declare storm",
         permissions=["operate"],
@@ -349,7 +351,6 @@ class StormEventAdmin(Told):
         permission="operate",
         icon="visibility",
         variant=ActionVariant.PRIMARY,
-        form_class=ReasonForm,
     )
     def acknowledge(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         storm, reason = self.row_of(request, object_id, "acknowledge"), form.cleaned_data["reason"]
@@ -378,7 +379,7 @@ class StormEventAdmin(Told):
         permission="operate",
         icon="sunny",
         variant=ActionVariant.DANGER,
-        form_class=ReasonForm,
+        dangerous=True,
     )
     def finish(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         storm, reason = self.row_of(request, object_id, "finish"), form.cleaned_data["reason"]
@@ -504,7 +505,7 @@ class CdnIncidentAdmin(Told):
         permission="operate",
         icon="verified",
         variant=ActionVariant.PRIMARY,
-        form_class=ReasonForm,
+        dangerous=True,
     )
     def confirm(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         reason = form.cleaned_data["reason"]

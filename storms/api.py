@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.postgres.aggregates import ArrayAgg
 from django.db.models import QuerySet
 from django_filters.rest_framework import ChoiceFilter, FilterSet
 from drf_spectacular.utils import extend_schema
@@ -12,11 +13,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from customers.scoped import IdFilter, OwnedViewSet, OwnRow, ReadViewSet, StrictSerializer
 from services.api import PathSerializer, PathViewSet
 from services.models import Cdn, Service
 from storms import packs
-from storms.models import Finding, Kind, PathVerdict, StormEvent, StormPolicy
-from tranche_site.floor.scoped import IdFilter, OwnedViewSet, OwnRow, ReadViewSet, StrictSerializer
+from storms.models import CdnIncident, Finding, Kind, PathVerdict, StormEvent, StormPolicy, StormPolicyVersion
+
+MOST_VERSIONS = 100
 
 # --- policies ------------------------------------------------------------------------------------------------------
 
@@ -37,6 +40,16 @@ class PolicySerializer(StrictSerializer):
         return row
 
 
+class PolicyVersionSerializer(serializers.ModelSerializer[StormPolicyVersion]):
+    """The terms as they were from `created_at` until the next version. Storms name the version that they were judged by."""
+
+    terms = serializers.DictField()
+
+    class Meta:
+        model = StormPolicyVersion
+        fields = ["version", "terms", "created_at"]
+
+
 class PolicyFilter(FilterSet):
     service = IdFilter()
 
@@ -48,6 +61,13 @@ class PolicyViewSet(OwnedViewSet, mixins.UpdateModelMixin):
     serializer_class = PolicySerializer
     filterset_class = PolicyFilter
 
+    @extend_schema(responses=PolicyVersionSerializer(many=True))
+    @action(detail=True, filterset_class=None, pagination_class=None)
+    def versions(self, request: Request, pk: str) -> Response:
+        """Its versions, the newest first, and a hundred at most."""
+        rows = self.get_object().versions.order_by("-version")[:MOST_VERSIONS]
+        return Response(PolicyVersionSerializer(rows, many=True).data)
+
 
 # --- storms and findings -------------------------------------------------------------------------------------------
 
@@ -56,7 +76,7 @@ class StormSerializer(serializers.ModelSerializer[StormEvent]):
     """It started with the first failing probe, ended with the first good one, and closed when traffic could go home."""
 
     state = serializers.ChoiceField(choices=["raging", "ended", "closed"], read_only=True)
-    cdn = serializers.SlugRelatedField[Cdn](slug_field="slug", read_only=True)
+    cdn = serializers.SlugRelatedField[Cdn](slug_field="slug", read_only=True, allow_null=True)
     regions = serializers.ListField(child=serializers.CharField(), read_only=True)
 
     class Meta:
@@ -138,6 +158,38 @@ class FindingViewSet(ReadViewSet):
     newest_first = True
 
 
+# --- CDN incidents -------------------------------------------------------------------------------------------------
+
+
+class CdnIncidentSerializer(serializers.ModelSerializer[CdnIncident]):
+    """Storms of many services on one CDN, as one story. Of the others that it hit, nothing is told but that it is confirmed."""
+
+    cdn = serializers.SlugRelatedField[Cdn](slug_field="slug", read_only=True)
+    state = serializers.ChoiceField(choices=["suspected", "confirmed", "over"], read_only=True)
+    regions = serializers.ListField(child=serializers.CharField(), read_only=True)
+    storms = serializers.ListField(
+        source="own_storms", child=serializers.IntegerField(), read_only=True, help_text="Ids of your own storms in it."
+    )
+
+    class Meta:
+        model = CdnIncident
+        fields = ["id", "cdn", "kind", "state", "regions", "started_at", "confirmed_at", "ended_at", "storms"]
+
+
+class CdnIncidentViewSet(ReadViewSet):
+    """The incidents of CDNs that a storm of yours was part of, newest first."""
+
+    owner = "storms__customer"
+    queryset = CdnIncident.objects.select_related("cdn")
+    serializer_class = CdnIncidentSerializer
+    newest_first = True
+
+    def filter_queryset(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        # Over the join that the scope made, which leads to the customer's own storms alone.
+        found: QuerySet[Any] = super().filter_queryset(queryset).annotate(own_storms=ArrayAgg("storms__id"))
+        return found
+
+
 # --- paths, with their verdict -------------------------------------------------------------------------------------
 
 
@@ -159,5 +211,6 @@ class CdnPathSerializer(PathSerializer):
 class CdnPathViewSet(PathViewSet):
     """CDN paths and origin witnesses. Deleting one switches it off; its history stays."""
 
+    volatile = ("verdict",)
     queryset = PathViewSet.queryset.select_related("verdict")
     serializer_class = CdnPathSerializer

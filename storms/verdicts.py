@@ -135,6 +135,10 @@ class Window:
         return self.good + self.bad
 
 
+_UNSEEN = Window()
+"""Of a vantage point that has seen nothing of a target. Made once: a verdict asks for it several times a point."""
+
+
 @dataclass(frozen=True, slots=True)
 class PathView:
     """The verdict on one target, over all regions, and why."""
@@ -267,7 +271,7 @@ def view(
     A blind or silent point is a missing vote, never a smaller quorum. Where a point of the region votes UP, each vote for
     DOWN needs twice the policy's failures. One region that is DOWN makes the path DOWN.
     """
-    votes = {point.name: vote(windows.get(point.name, Window()), policy, now) for point in vantage_points}
+    votes = {point.name: vote(windows.get(point.name, _UNSEEN), policy, now) for point in vantage_points}
     regions: dict[str, list[VantagePoint]] = {}
     for point in vantage_points:
         regions.setdefault(point.region, []).append(point)
@@ -306,8 +310,8 @@ def view(
         bad=bad,
         main_fault=main_fault,
         share_bad=sum(w.bad for w in sided) / judged if judged else 0.0,
-        mute_votes=sum(_is_mute(windows.get(p.name, Window()), policy) for p in vantage_points),
-        blocked_votes=sum(windows.get(p.name, Window()).blocked >= policy.min_failures for p in vantage_points),
+        mute_votes=sum(_is_mute(windows.get(p.name, _UNSEEN), policy) for p in vantage_points),
+        blocked_votes=sum(windows.get(p.name, _UNSEEN).blocked >= policy.min_failures for p in vantage_points),
         slow_votes=sum(w.slow * 2 > w.good and w.slow >= policy.min_failures for w in voting),
         regions=tuple(sorted(regions)),
         is_heard=all(_heard(points, windows, policy, now) >= quorum(len(points)) for points in regions.values()),
@@ -469,10 +473,10 @@ def _path_reason(
     bad: int,
     main_fault: str,
 ) -> str:
-    counts = {v: sum(ballot is v for ballot in votes.values()) for v in Verdict}
-    said = ", ".join(f"{count} {v}" for v, count in counts.items() if count) or "no vantage point"
+    counts = Counter(votes.values())
+    said = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v]) or "no vantage point"
     if verdict is Verdict.UNKNOWN:
-        blind = sorted(name for name in votes if windows.get(name, Window()).is_blind)
+        blind = sorted(name for name in votes if windows.get(name, _UNSEEN).is_blind)
         return f"no quorum ({said})" + (f"; blind: {', '.join(blind)}" if blind else "")
     text = f"{good} of {good + bad} samples good in {policy.window_seconds} s ({said})"
     if main_fault:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
-from django.conf import settings
 from pytest_socket import socket_allow_hosts
 from rest_framework.test import APIClient
 
-from tests import factories
+from tests import factories, flush, order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from customers.models import Customer
 
+flush.install()
+
 LOOPBACK = ["127.0.0.0/8", "::1"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        order.longest_first(items, workers)
 
 
 @pytest.fixture(autouse=True)
@@ -25,19 +33,18 @@ def _loopback_only() -> None:
     socket_allow_hosts(LOOPBACK, allow_unix_socket=True)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _static_root() -> None:
-    # WhiteNoise warns of a directory that isn't there, and warnings are errors.
-    settings.STATIC_ROOT.mkdir(exist_ok=True)
-
-
 @pytest.fixture
 def client_of(db: None) -> Callable[[Customer], APIClient]:
     """A client of the v1 API with a key of the given customer."""
 
     def client_of(owner: Customer) -> APIClient:
         client = APIClient()
-        client.credentials(HTTP_AUTHORIZATION=f"Bearer {factories.api_key(owner)}")
+        # Most tests change what they have just made, whatever its ETag; what If-Match is for, test_views asks.
+        client.credentials(
+            HTTP_AUTHORIZATION=f"Bearer {factories.api_key(owner)}",
+            HTTP_IF_MATCH="*",
+            HTTP_X_REQUEST_ID="asked-by-a-test",
+        )
         return client
 
     return client_of

@@ -8,12 +8,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from billing.models import Contract, RateCard
+from billing.models import Contract, Prices, RateCard
 from customers.models import SCOPES, ApiKey, Customer
 from dns.models import DnsAccount, RecordSet
 from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from storms.detector import Attribution
-from storms.models import CdnIncident, Finding, StormEvent, StormPolicy
+from storms.models import CdnIncident, Finding, StormEntry, StormEvent, StormPolicy
 
 _number = count(1)
 
@@ -138,14 +138,23 @@ def record_set(**kw: Any) -> RecordSet:
         kw["domain"] = domain()
     if "account" not in kw:
         kw["account"] = dns_account()
-    return RecordSet.objects.create(**{"customer": kw["domain"].customer} | kw)
+    armed = {"armed_at": datetime(2026, 1, 1, tzinfo=UTC), "unarmed_reason": ""}
+    return RecordSet.objects.create(**{"customer": kw["domain"].customer} | armed | kw)
 
 
 def rate_card(**kw: Any) -> RateCard:
-    """Primary traffic at 0.10 a GB, backup traffic at 0.20."""
-    return RateCard.objects.create(
+    """Primary traffic at 0.10 a GB, backup traffic at 0.20; `currency` and `unit` are the card's, all else its prices'."""
+    own = {key: kw.pop(key) for key in ("name", "currency", "unit") if key in kw}
+    card = RateCard.objects.create(**{"name": f"rate card {next(_number)}"} | own)
+    prices(rate_card=card, **kw)
+    return card
+
+
+def prices(**kw: Any) -> Prices:
+    """In force since the century began."""
+    return Prices.objects.create(
         **{
-            "name": f"rate card {next(_number)}",
+            "valid_from": datetime(2000, 1, 1, tzinfo=UTC),
             "primary_tiers": [{"up_to": None, "per_unit": "0.10"}],
             "backup_tiers": [{"up_to": None, "per_unit": "0.20"}],
         }
@@ -166,4 +175,11 @@ def finding(**kw: Any) -> Finding:
     now, owner = timezone.now(), kw["service"].customer
     return Finding.objects.create(
         **{"customer": owner, "reason": "as the test wants", "first_seen_at": now, "last_seen_at": now} | kw
+    )
+
+
+def storm_entry(row: StormEvent) -> StormEntry:
+    """The entry that it was opened by."""
+    return StormEntry.objects.create(
+        storm=row, at=row.started_at, action="open", reason=row.reason, case={"of": "a test"}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ MANAGE = Path(__file__).resolve().parents[1] / "manage.py"
 PORTS = ("DEMO_DNS_PORT", "DEMO_HTTPS_PORT", "DEMO_CONTROL_PORT")
 # What tests/plugin.py says for the tests themselves must not reach the stack.
 _OWN = ("TRANCHE_HOME", "TRANCHE_TEST_SERVERS", "DATABASE_URL", "PG_DSN", "REDIS_URL", "SECRET_KEY", "PROBE_ALLOW_PRIVATE",
-        "PROBE_MINIMUM_INTERVAL_SECONDS", "STATICFILES_STORAGE", "PYTEST_XDIST_WORKER", "ADMIN_PASSWORD")  # fmt: skip
+        "PROBE_MINIMUM_INTERVAL_SECONDS", "API_RATE_PER_KEY", "API_RATE_PER_CUSTOMER",
+        "API_RATE_PER_ADDRESS", "STATICFILES_STORAGE", "PYTEST_XDIST_WORKER", "ADMIN_PASSWORD")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Stack:
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
 
-    def await_ready(self, seconds: float = 60) -> None:
+    def await_ready(self, seconds: float = 120) -> None:
         until(lambda: "\nready in " in f"\n{self.out}" or self.process.poll() is not None, seconds)
         assert self.process.poll() is None, self.out + self.err
         self._groups |= {process.group for process in self.family()}
@@ -94,7 +96,8 @@ class Stack:
             self.process.kill()
             self.process.wait()
         for process in self.family():
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # its parent may have ended it just now
+                os.kill(process.pid, signal.SIGKILL)
         until(lambda: not self.family(), 10)
         shutil.rmtree(self.home)
 

@@ -17,6 +17,8 @@ from rest_framework.views import APIView
 
 from customers.authentication import HasScope
 from customers.models import ApiKey
+from customers.scoped import OwnRow, Scoped, Strict
+from customers.views import ApiViewSet
 from services.models import Service
 from storms import terms
 from storms.backtest import Found, FoundStorm
@@ -25,7 +27,6 @@ from storms.recordings import TooMuch
 from storms.verdicts import Policy
 from tranche_site import backtests
 from tranche_site.backtests import Backtest
-from tranche_site.floor.scoped import ApiViewSet, OwnRow, Scoped
 
 MAX_DAYS = 31
 
@@ -66,7 +67,7 @@ def _number(name: str) -> serializers.Field[Any, Any, Any, Any]:
 
 
 @extend_schema_serializer(component_name="Backtest")
-class QuestionSerializer(serializers.Serializer[Any]):
+class QuestionSerializer(Strict):
     """[start, end) of a service, under one policy or two."""
 
     service = OwnRow(queryset=Service.objects.live())
@@ -74,12 +75,6 @@ class QuestionSerializer(serializers.Serializer[Any]):
     end = serializers.DateTimeField(default_timezone=UTC, help_text=f"At most {MAX_DAYS} days after the start.")
     policy = PolicyTermsSerializer(required=False, help_text="Unless told: the service's own.")
     against = PolicyTermsSerializer(required=False, allow_null=True, help_text="A second policy, side by side.")
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := [name for name in data if name not in self.fields]):
-            said = serializers.ErrorDetail("There is no such field.", "unknown_field")
-            raise serializers.ValidationError({name: [said] for name in unknown})
-        return super().to_internal_value(data)
 
     def validate_start(self, start: datetime) -> datetime:
         return _in_utc(start)
@@ -225,6 +220,7 @@ class BacktestViewSet(Scoped, ApiViewSet):
 
     queryset = Service.objects.live()
     permission_classes = [MayRead]
+    without_transaction = frozenset({"create"})
 
     @extend_schema(request=QuestionSerializer, responses={200: BacktestSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -4,7 +4,11 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import heartbeat_sent, setup_logging, worker_ready, worker_shutting_down
+from django_structlog.celery import signals as task_signals
+from django_structlog.celery.steps import DjangoStructLogInitStep
+
+from tranche_site.floor import logs, seen
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tranche_site.settings")
 
@@ -12,6 +16,12 @@ app = Celery("tranche")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.autodiscover_tasks(["tranche_site"], related_name="flow")
+
+# Lines are ours in every process, and name the task that they are of, with what it came with.
+setup_logging.connect(logs.keep_configuration)
+app.steps["worker"].add(DjangoStructLogInitStep)
+task_signals.bind_extra_task_metadata.connect(logs.name_task)
+heartbeat_sent.connect(seen.tell)
 
 _PROBE_QUEUES = "probe."
 

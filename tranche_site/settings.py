@@ -1,11 +1,11 @@
-"""All settings, by environment. The table in docs/operations.md names the variables that deployers set."""
+"""All settings, by environment. The table in docs/deploying.md names the variables that deployers set."""
 
 from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from tranche_site.floor import egress
+from tranche_site.floor import egress, errors, logs
 from tranche_site.floor.embedded import embedded_urls
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -38,6 +38,8 @@ else:
 DATABASES["default"]["ATOMIC_REQUESTS"] = False
 DATABASES["default"]["CONN_MAX_AGE"] = 60
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+# A database that is away is noticed, not waited for; the address itself may say otherwise.
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 2)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- security ---------------------------------------------------------------------------------------------------
@@ -46,6 +48,10 @@ DEBUG = env.bool("DEBUG", default=False)
 # The embedded stack listens on loopback only; a real deployment names its own key and hosts.
 SECRET_KEY = env.str("SECRET_KEY", default="") or EMBEDDED.secret_key()
 SECRET_KEY_IS_OURS = not env.str("SECRET_KEY", default="")
+# Seal the credentials that customers entrust to us, as "id:base64 of 32 bytes": the first seals, all open.
+CREDENTIAL_KEYS = env.list("CREDENTIAL_KEYS", default=[])
+# Signs break-glass scripts: the base64 of 32 bytes. Empty: derived from SECRET_KEY, and another one after that is changed.
+BREAK_GLASS_KEY = env.str("BREAK_GLASS_KEY", default="")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 _https = env.bool("HTTPS_ONLY", default=False)
@@ -78,6 +84,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "django_filters",
     "django_celery_beat",
+    "django_structlog",
     "customers",
     "services",
     "storms",
@@ -87,6 +94,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "tranche_site.floor.request_id.RequestIdMiddleware",
+    "tranche_site.floor.request_log.RequestLog",
+    "tranche_site.floor.paths.without_trailing_slash",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -121,7 +131,7 @@ USE_I18N = True
 APPEND_SLASH = False
 
 STATIC_URL = "/static/"
-STATIC_ROOT = TRANCHE_HOME / "static"
+STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(TRANCHE_HOME / "static")))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
@@ -132,14 +142,26 @@ WHITENOISE_USE_FINDERS = DEBUG
 LOGIN_URL = "/admin/login/"
 LOGIN_REDIRECT_URL = "/admin/"
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
-    "loggers": {name: {"level": "WARNING"} for name in ("botocore", "httpx", "httpcore", "celery.app.trace")},
-}
+# --- observability ----------------------------------------------------------------------------------------------
+
+try:
+    LOGGING = logs.configuration(
+        env.str("LOG_LEVEL", default="INFO"), logs.chosen_form(env.str("LOG_FORMAT", default=""))
+    )
+except ValueError as error:
+    raise ImproperlyConfigured(str(error)) from None
+DJANGO_STRUCTLOG_CELERY_ENABLED = True  # ids of a request go with the tasks that it sends
+DJANGO_STRUCTLOG_CELERY_DEFAULT_LOG_LEVEL = 10  # DEBUG: beat sends several tasks a second
+DJANGO_STRUCTLOG_CELERY_TASK_FAILURE_LOG_LEVEL = 40
+DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = 10
+DJANGO_STRUCTLOG_STATUS_4XX_LOG_LEVEL = 20
+DJANGO_STRUCTLOG_USER_ID_FIELD = ""  # the middleware would load the session of each request for it
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+# Who may read /metrics beside this machine: whoever sends it as Bearer. Empty: this machine alone.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+# Networks that may read it without a token: "10.0.0.0/8,127.0.0.1/32". Never what a proxy says of its clients.
+METRICS_ALLOW = egress.networks(env.list("METRICS_ALLOW", default=["127.0.0.1/32", "::1/128"]), "METRICS_ALLOW")
+errors.report_to(env.str("SENTRY_DSN", default=""), env.str("SENTRY_ENVIRONMENT", default="production"))
 
 # --- Celery -----------------------------------------------------------------------------------------------------
 
@@ -171,23 +193,37 @@ CELERY_TIMEZONE = "UTC"
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
     "tranche_site.react": {"queue": "storms"},
+    "tranche_site.page": {"queue": "webhooks"},
+    "tranche_site.mail_digests": {"queue": "webhooks"},
+    "dns.check_readiness": {"queue": "billing"},  # slow, so beside what must be quick
     "dns.*": {"queue": "dns"},
     "billing.*": {"queue": "billing"},
+    "tranche_site.selfcheck": {"queue": "billing"},
+    "customers.send_webhooks": {"queue": "webhooks"},
+    "customers.retry_webhooks": {"queue": "webhooks"},
 }
 
 # --- API --------------------------------------------------------------------------------------------------------
 
+# Requests a minute: of one key, of all keys of a customer together, and from an address without a good key.
+API_RATE_PER_KEY = env.int("API_RATE_PER_KEY", default=600)
+API_RATE_PER_CUSTOMER = env.int("API_RATE_PER_CUSTOMER", default=1800)
+API_RATE_PER_ADDRESS = env.int("API_RATE_PER_ADDRESS", default=60)
+# Proxies of ours in front, whose X-Forwarded-For is true: 0 means that addresses are those of the connections.
+TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["customers.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["customers.authentication.HasScope"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_THROTTLE_CLASSES": ["customers.throttling.QuotaThrottle"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "tranche_site.floor.pagination.LinkHeaderPagination",
     "DEFAULT_SCHEMA_CLASS": "tranche_site.floor.openapi.ProblemSchema",
     "EXCEPTION_HANDLER": "tranche_site.floor.problems.exception_handler",
     "DEFAULT_VERSIONING_CLASS": None,
     "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 SPECTACULAR_SETTINGS = {
@@ -200,6 +236,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "ENFORCE_NON_BLANK_FIELDS": True,
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "tranche_site.floor.openapi.refuse_unknown",
+    ],
 }
 
 # --- console ----------------------------------------------------------------------------------------------------
@@ -221,6 +261,19 @@ UNFOLD = {
     },
 }
 
+# --- calling people and writing to them -------------------------------------------------------------------------
+
+# Where people find the console, such as "https://console.example.net": links in mails and pages lead there. Empty: no links.
+PUBLIC_URL = env.str("PUBLIC_URL", default="")
+# "smtp+tls://name:password@host:587"; by default mails are printed into the worker's log.
+vars().update({k: v for k, v in env.email_url("EMAIL_URL", default="consolemail://").items() if v is not None})
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("MAIL_FROM", default="tranche@localhost")
+# Who of ours is mailed about incidents, held plans and the like: "ann@example.net,bob@example.net".
+STAFF_MAIL = env.list("STAFF_MAIL", default=[])
+# Paging channels may be at private addresses, and then without TLS as well.
+PAGING_ALLOW_PRIVATE = env.bool("PAGING_ALLOW_PRIVATE", default=False)
+
 # --- probing ----------------------------------------------------------------------------------------------------
 
 PROBE_MINIMUM_INTERVAL_SECONDS = env.int("PROBE_MINIMUM_INTERVAL_SECONDS", default=5)
@@ -232,6 +285,10 @@ PROBE_PORTS = env.list("PROBE_PORTS", cast=int, default=[80, 443])
 PROBE_ALLOW_PRIVATE = env.bool("PROBE_ALLOW_PRIVATE", default=False)
 # The same for the stores that CDNs' logs are fetched from.
 LOGS_ALLOW_PRIVATE = env.bool("LOGS_ALLOW_PRIVATE", default=False)
+# The same for customers' webhooks, which may then be called without TLS as well.
+WEBHOOKS_ALLOW_PRIVATE = env.bool("WEBHOOKS_ALLOW_PRIVATE", default=False)
+# The same for the APIs of customers' own DNS servers, which may then be called without TLS as well.
+DNS_API_ALLOW_PRIVATE = env.bool("DNS_API_ALLOW_PRIVATE", default=False)
 # Our own public networks, which nothing that customers name may lead us into: "198.51.100.0/24,2001:db8::/48".
 EGRESS_OWN_NETWORKS = egress.networks(env.list("EGRESS_OWN_NETWORKS", default=[]))
 # A PEM file of certificate authorities to trust beside the public ones (the demo world's own).
@@ -260,6 +317,19 @@ ROLLUP_DAYS_KEPT = env.int("ROLLUP_DAYS_KEPT", default=400)
 # "demo.test=127.0.0.1:5353,other.test=127.0.0.1:5354". For the demo world and tests.
 AUTHORITY_OVERRIDES = env.dict("AUTHORITY_OVERRIDES", default={})
 DNS_RESOLVERS = env.list("DNS_RESOLVERS", default=[])  # empty: those of /etc/resolv.conf
+# Resolvers that are asked, after each change, what they still answer: the drain curve. Empty: nobody.
+DRAIN_RESOLVERS = env.list("DRAIN_RESOLVERS", default=[])
+# Who issues invoices, as printed on them: name, address and tax number, in lines. Kept with each invoice as it was.
+INVOICE_ISSUER = env.str("INVOICE_ISSUER", default="Tranche").replace("\\n", "\n")
+# A directory of further fonts for PDFs, for scripts that the built-in ones lack.
+INVOICE_FONTS = env.str("INVOICE_FONTS", default="")
+# How long usage is kept by the minute: an issued month can be corrected by single objects until then.
+USAGE_MINUTES_DAYS = env.int("USAGE_MINUTES_DAYS", default=100)
+# How often the slow sweep looks at a record set that is at rest.
+DRIFT_LOOK_SECONDS = env.int("DRIFT_LOOK_SECONDS", default=900)
+# Where vendors' health checks ask what the beacon says: https, outside every insured CDN and outside AWS; its host must be
+# among ALLOWED_HOSTS. Empty: no data-plane mode.
+BEACON_URL = env.str("BEACON_URL", default="")
 FAILBACK_GATE_SECONDS = env.int("FAILBACK_GATE_SECONDS", default=60)
 FAILBACK_STEPS_PERCENT = env.list("FAILBACK_STEPS_PERCENT", cast=int, default=[10, 50, 100])
 BLAST_RADIUS_SHARE = env.float("BLAST_RADIUS_SHARE", default=0.30)

@@ -25,7 +25,8 @@ from tranche_site.floor.embedded import EmbeddedError, Postgres, Server, Valkey,
 MANAGE = str(Path(__file__).resolve().parent.parent / "manage.py")
 WORKERS = (
     ("worker", ("default", "storms", "dns"), ("-c", "2")),
-    ("billing", ("billing",), ("-P", "solo")),
+    # In threads: what reads logs for a minute, and what waits for customers' servers, need not wait for each other.
+    ("billing", ("billing", "webhooks"), ("-P", "threads", "-c", "3")),
 )
 """(name, queues, pool) of every worker but the prober."""
 QUEUES = tuple(queue for _, queues, _ in WORKERS for queue in queues)
@@ -65,7 +66,8 @@ class Supervisor:
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._commands: dict[str, Sequence[str]] = {}
         self._deaths: dict[str, list[float]] = {}
-        self._environment = {**os.environ, **plan.environment}
+        # What `up` writes into its home is read by people.
+        self._environment = {"LOG_FORMAT": "console", **os.environ, **plan.environment}
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Start, stay until a signal or a dead child or `until()`, stop. Raises Stopped if that is a failure."""
@@ -77,7 +79,6 @@ class Supervisor:
             self._say(f"ready in {time.monotonic() - started:.1f} s: http://127.0.0.1:{self._plan.port}/")
             while not until():
                 self.mend()
-                self.check()
                 time.sleep(0.1)
         except Stopped as stopped:
             if stopped.failed:
@@ -117,31 +118,30 @@ class Supervisor:
         self._spawn(
             "web",
             [sys.executable, "-m", "gunicorn", "tranche_site.wsgi", "-b", f"127.0.0.1:{plan.port}", "--threads", "8",
-             "-w", "1", "--log-level", "warning"],
+             "-w", "1", "-c", "python:tranche_site.gunicorn_conf"],
         )  # fmt: skip
         self._await_web()
         self._await_ports()
 
     def mend(self) -> None:
-        """Start again who died. Whoever dies too often is left to `check`."""
+        """Start again each child that died. Raises Stopped if one dies too often, or if a server has died."""
         for place, (name, process) in enumerate(self._children):
             if process.poll() is None:
                 continue
             now = time.monotonic()
             lately = [at for at in self._deaths.get(name, []) if now - at < RESTARTS_SECONDS]
             if len(lately) >= RESTARTS:
-                return
+                raise self._died(name, process)
             self._deaths[name] = [*lately, now]
             self._say(f"{name} died (exit {process.returncode}) and is started again; see {self.log_of(name)}")
             _end_group(process)
             self._children[place] = (name, self._start_child(name))
+        # Not the children again: one that has died since is mended next time.
+        self._check([(server.name, server.process) for server in self._servers if server.process])
 
     def check(self) -> None:
-        """Raise Stopped if a child or server has died."""
-        watched = [*self._children, *((s.name, s.process) for s in self._servers if s.process)]
-        for name, process in watched:
-            if process.poll() is not None:
-                raise Stopped(f"{name} died (exit {process.returncode}); see {self.log_of(name)}", failed=True)
+        """Raise Stopped if a child or server has died: while the stack starts nobody is mended."""
+        self._check([*self._children, *((s.name, s.process) for s in self._servers if s.process)])
 
     def stop(self) -> None:
         """Web first, the databases last."""
@@ -161,6 +161,14 @@ class Supervisor:
 
     def log_of(self, name: str) -> Path:
         return self._plan.home / f"{name}.log"
+
+    def _check(self, watched: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
+        for name, process in watched:
+            if process.poll() is not None:
+                raise self._died(name, process)
+
+    def _died(self, name: str, process: subprocess.Popen[bytes]) -> Stopped:
+        return Stopped(f"{name} died (exit {process.returncode}); see {self.log_of(name)}", failed=True)
 
     def _start_server(self, server: Server) -> None:
         self._servers.append(server)

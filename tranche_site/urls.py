@@ -3,14 +3,17 @@ from django.http import HttpResponse
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from tranche_site import health
+from dns import beacon
+from tranche_site import health, metrics
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
     path("v1/", include("tranche_site.api")),
+    path("beacon/<str:token>", beacon.answer),
     path("healthz", health.alive),
     path("readyz", health.ready),
+    path("metrics", metrics.page),
     path("favicon.ico", lambda request: HttpResponse(status=204)),
 ]
 

@@ -3,10 +3,12 @@
 A new format is a new file, and a line in FORMATS.
 """
 
-from billing.logs import cloudflare_logpush, cloudfront
+from billing.logs import akamai_ds2, bunny, cloudflare_logpush, cloudfront, cloudfront_v2, fastly, gcp_cdn
 from billing.logs.format import Format, LogUnreadable
-from billing.logs.reader import BadRow, HostMinute, LogReading, read
+from billing.logs.reader import read
+from billing.logs.reading import BadRow, HostMinute, LogReading
 
-FORMATS: dict[str, Format] = {format.name: format for format in (cloudflare_logpush.FORMAT, cloudfront.FORMAT)}
+_MODULES = (cloudflare_logpush, cloudfront, cloudfront_v2, fastly, akamai_ds2, bunny, gcp_cdn)
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in _MODULES}
 
 __all__ = ["FORMATS", "BadRow", "Format", "HostMinute", "LogReading", "LogUnreadable", "read"]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 # A longer line is no log row; the largest CloudFront row, with 20 KB of headers and an 8 KB URL, is far below.
 LINE_LIMIT = 1 << 20
-# A delimiter that no line contains, so that DuckDB's CSV reader gives whole lines.
-NO_DELIMITER = "chr(1) || chr(2) || chr(1)"
 
 
 class LogUnreadable(Exception):
@@ -36,12 +34,24 @@ class RowQuery:
     malformed_reason: str
     is_row: str = "true"  # false for blank lines and comments
     derived: str = ""  # further columns, computed once per row
+    flaw: str = "NULL"  # SQL for why a row is bad although its three values may be good, or NULL
     excluded: str = "false"  # a good row that by rule is not counted
     identity: str = "NULL"  # with the time it tells a request; the same twice counts once; NULL: no dedupe
+    all_identified: bool = False  # a row without identity is bad; only for `quick`, where it costs less to add up
     of_another_kind: str = "false"  # SQL condition: a line after which nothing read so far can be trusted
     of_another_kind_reason: str = ""
     is_text: bool = False  # lines as they stand, not JSON: they may need mending before DuckDB takes them
     decode_host: Callable[[str], str] = str
+    quick: RowQuery | None = None  # a faster way to the same rows, trusted only if it finds no bad one
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """For formats whose field names the customer chooses: which field holds what, and what can be read with that."""
+
+    names: Mapping[str, str | None]
+    optional: frozenset[str]  # these may be None: the log has no such field
+    query_of: Callable[[Mapping[str, str | None]], Callable[[str], RowQuery]]
 
 
 @dataclass(frozen=True)
@@ -51,52 +61,32 @@ class Format:
     name: str
     title: str
     query: Callable[[str], RowQuery]
+    fields: FieldMap | None = None
+
+    def with_fields(self, names: Mapping[str, str | None]) -> Format:
+        """The format under this field map. Raises ValueError, which says what to change, if it can't be one."""
+        if self.fields is None:
+            raise ValueError(f"The format {self.name} has fixed field names: leave the field map empty.")
+        known, optional = self.fields.names, self.fields.optional
+        if unknown := [key for key in names if key not in known]:
+            raise ValueError(f"The field map has an unknown key “{unknown[0]}”: its keys are {', '.join(known)}.")
+        for key, default in known.items():
+            if key not in names:
+                without = ", or null if the log has none" if key in optional else ""
+                raise ValueError(f"The field map lacks “{key}”: name the log's field, such as “{default}”{without}.")
+            name = names[key]
+            if not ((name is None and key in optional) or _is_field_name(name)):
+                raise ValueError(
+                    f"The field map's “{key}” is {name!r}: name one top-level field of the log, such as “{default}”,"
+                    " without quotes, braces and backslashes."
+                )
+        spellings = {name for name in names.values() if name is not None}
+        for name in sorted(spellings):
+            if other := next((o for o in sorted(spellings) if o > name and o.lower() == name.lower()), None):
+                raise ValueError(f"The field map names both “{name}” and “{other}”: rename one of the log's fields.")
+        return replace(self, query=self.fields.query_of(names), fields=replace(self.fields, names=dict(names)))
 
 
-def json_lines(*fields: str) -> str:
-    """The scan of newline-delimited JSON. All fields come as text, so that a number in quotes is a number too."""
-    columns = ", ".join(f"{field}: 'VARCHAR'" for field in fields)
-    return (
-        f"read_json({{log}}, columns = {{{{{columns}}}}}, format = 'newline_delimited', compression = {{compression}},"
-        f" ignore_errors = true, maximum_object_size = {LINE_LIMIT})"
-    )
-
-
-def text_lines() -> str:
-    """The scan of plain lines, in one column `line`; blank lines are NULL."""
-    return (
-        "read_csv({log}, columns = {{line: 'VARCHAR'}}, header = false, auto_detect = false, quote = '', escape = '',"
-        f" delim = {NO_DELIMITER}, new_line = '\\n', compression = {{compression}}, max_line_size = {LINE_LIMIT})"
-    )
-
-
-# A value beyond these is damage, not traffic; the bounds also keep sums far from the end of 64 bits.
-_FROM_SECONDS, _TO_SECONDS = 946_684_800, 4_102_444_800  # 2000 to 2100
-_MAX_BYTES = 10**13
-
-
-def plausible_minute(minute: str) -> str:
-    return f"CASE WHEN {minute} BETWEEN {_FROM_SECONDS // 60} AND {_TO_SECONDS // 60 - 1} THEN {minute} END"
-
-
-def minute_of_timestamp(text: str) -> str:
-    """Unix seconds, milli-, micro- or nanoseconds, by their size; or RFC 3339, with any offset."""
-    number = f"TRY_CAST(split_part({text}, '.', 1) AS BIGINT)"
-    scales = " ".join(
-        f"WHEN {number} BETWEEN {_FROM_SECONDS * scale} AND {_TO_SECONDS * scale - 1} THEN {number} // {60 * scale}"
-        for scale in (10**9, 1, 10**3, 10**6)
-    )
-    instant = plausible_minute(f"(epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)) // 60000000)")
-    return f"CASE {scales} WHEN length({text}) >= 19 THEN {instant} END"
-
-
-def minute_of_date_and_time(text: str) -> str:
-    """“2026-03-01 10:00:00”, UTC."""
-    instant = plausible_minute(f"(epoch_us(TRY_CAST({text} AS TIMESTAMP)) // 60000000)")
-    return f"CASE WHEN length({text}) = 19 THEN {instant} END"
-
-
-def whole_bytes(text: str) -> str:
-    """A whole number in its plain form. DuckDB's own cast would round 12.5 and take 1e3 and 0x10."""
-    number = f"TRY_CAST({text} AS BIGINT)"
-    return f"CASE WHEN {number} BETWEEN 0 AND {_MAX_BYTES} AND {number}::VARCHAR = {text} THEN {number} END"
+def _is_field_name(name: object) -> bool:
+    """These names enter SQL, so what could end a literal there is refused rather than escaped."""
+    return isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() and not set(name) & set("'\"\\{}")

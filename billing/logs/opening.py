@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRUNCATED = "truncated: the gzip stream ends too early"
+_TOO_LONG = f"a line is longer than {LINE_LIMIT >> 20} MiB"
 
 _HEAD_BYTES = 64 << 10
 _CHUNK_BYTES = 256 << 10
@@ -21,8 +23,11 @@ _CHUNK_BYTES = 256 << 10
 _MAX_RATIO = 200
 _HARMLESS_BYTES = 64 << 20
 _MENDED_LIMIT = 4 << 30
+_SMALL_BYTES = 256 << 10
+_SUSPECT_BYTES = 4 << 20
 
 _GZIP = b"\x1f\x8b"
+_MEMBER = _GZIP + b"\x08"
 _OTHER_KINDS = {
     _GZIP: "gzip within gzip",
     b"\x28\xb5\x2f\xfd": "zstd, not gzip or plain text",
@@ -39,6 +44,7 @@ _OTHER_KINDS = {
 class Opening:
     """The beginning of an object: its compression, its first 64 KiB as text, and whether that needs mending."""
 
+    size_bytes: int
     compression: str  # as DuckDB calls it
     head: str
     has_mark: bool
@@ -49,18 +55,20 @@ class Opening:
 def look_at(path: Path) -> Opening:
     try:
         with path.open("rb") as file:
-            first = file.read(_HEAD_BYTES)
-            is_gzip = first.startswith(_GZIP)
+            is_gzip = file.read(len(_GZIP)) == _GZIP
             if is_gzip:
                 _refuse_bomb(path, file)
+            else:
+                _refuse_long_last_line(file)
+        head, size_bytes = _head(path), path.stat().st_size
     except OSError as error:
         raise LogUnreadable(error.strerror or "can't be opened") from error
-    head = _inflate_head(first) if is_gzip else first
     for magic, kind in _OTHER_KINDS.items():
         if head.startswith(magic):
             raise LogUnreadable(kind)
     text = head.removeprefix(codecs.BOM_UTF8).decode(errors="replace")
     return Opening(
+        size_bytes=size_bytes,
         compression="gzip" if is_gzip else "none",
         head=text,
         has_mark=head.startswith(codecs.BOM_UTF8),
@@ -69,31 +77,75 @@ def look_at(path: Path) -> Opening:
     )
 
 
-def _inflate_head(first: bytes) -> bytes:
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        head = stream.decompress(first, _HEAD_BYTES)
-    except zlib.error as error:
-        raise LogUnreadable("broken gzip: can't be inflated") from error
-    if len(first) < _HEAD_BYTES and not stream.eof and not stream.unconsumed_tail and len(head) < _HEAD_BYTES:
-        raise LogUnreadable(TRUNCATED)
-    return head
+def _head(path: Path) -> bytes:
+    head = b""
+    for chunk in inflated(path):
+        head += chunk
+        if len(head) >= _HEAD_BYTES:
+            break
+    return head[:_HEAD_BYTES]
+
+
+def _refuse_long_last_line(file: BinaryIO) -> None:
+    """DuckDB drops one that is longer than its buffer without a word; of others it says so."""
+    size = file.seek(0, os.SEEK_END)
+    if size > LINE_LIMIT + 1:
+        file.seek(-LINE_LIMIT - 2, os.SEEK_END)
+        if b"\n" not in file.read(LINE_LIMIT + 1):
+            raise LogUnreadable(_TOO_LONG)
 
 
 def _refuse_bomb(path: Path, file: BinaryIO) -> None:
-    """By the length that gzip itself writes at its end; the clock stops those that lie about it."""
+    """By the length that gzip itself writes at its end; small objects, of which that may be a lie, are looked through.
+
+    Large ones that lie about it are full of bad rows, which are a reason to look, or take too long.
+    """
     size = path.stat().st_size
-    limit = max(_HARMLESS_BYTES, size * _MAX_RATIO)
-    file.seek(max(0, size - 4))
-    if int.from_bytes(file.read(4), "little") <= limit:
+    if size <= _SMALL_BYTES or (size <= _SUSPECT_BYTES and _has_members(file)):
+        verify(path)
+        return
+    file.seek(size - 4)
+    if int.from_bytes(file.read(4), "little") <= _limit(size):
         return
     # A bomb, or what stands at the end is not a length, because the end is missing.
-    inflated_bytes = 0
+    verify(path)
+    raise LogUnreadable("broken gzip: its length does not match")
+
+
+def _has_members(file: BinaryIO) -> bool:
+    """Whether it looks as if several gzips were joined: the length at the end is then of the last alone."""
+    file.seek(1)
+    data = file.read()
+    at = data.find(_MEMBER)
+    while at >= 0:
+        flags, extra, system = data[at + 3 : at + 4], data[at + 8 : at + 9], data[at + 9 : at + 10]
+        if flags <= b"\x1f" and extra in b"\0\2\4" and (system <= b"\x0d" or system == b"\xff"):
+            return True
+        at = data.find(_MEMBER, at + 1)
+    return False
+
+
+def _limit(size: int) -> int:
+    return max(_HARMLESS_BYTES, size * _MAX_RATIO)
+
+
+def verify(path: Path) -> None:
+    """Inflate the whole object in Python: checksums must match, no line be too long, and it must not be a bomb."""
+    size, inflated_bytes, line_bytes = path.stat().st_size, 0, 0
     for chunk in inflated(path):
         inflated_bytes += len(chunk)
-        if inflated_bytes > limit:
-            raise LogUnreadable(f"inflates to more than {limit >> 20} MiB from {size:,} bytes: a gzip bomb")
-    raise LogUnreadable("broken gzip: its length does not match")
+        if inflated_bytes > _limit(size):
+            raise LogUnreadable(f"inflates to more than {_limit(size) >> 20} MiB from {size:,} bytes: a gzip bomb")
+        line_bytes = _line_bytes(line_bytes, chunk)
+
+
+def _line_bytes(before: int, data: bytes) -> int:
+    """How long the line is that is open after this data, and was `before` it."""
+    end = data.rfind(b"\n")
+    length = before + len(data) if end < 0 else len(data) - end - 1
+    if length > LINE_LIMIT:
+        raise LogUnreadable(_TOO_LONG)
+    return length
 
 
 def inflated(path: Path) -> Iterator[bytes]:
@@ -128,19 +180,20 @@ def mend(path: Path, mended: Path, *, is_text: bool) -> None:
         for chunk in inflated(path):
             data = chunk
             if is_first and data:
-                data, is_first = data.removeprefix(codecs.BOM_UTF8), False
+                while data.startswith(codecs.BOM_UTF8):
+                    data = data.removeprefix(codecs.BOM_UTF8)
+                is_first = False
             if is_text:
                 text = held + decoder.decode(data)
                 # A final \r waits for its \n.
                 text, held = (text[:-1], "\r") if text.endswith("\r") else (text, "")
                 data = text.replace("\r\n", "\n").replace("\r", " ").replace("\x01", " ").encode()
             written += len(data)
-            line_bytes = line_bytes + len(data) if b"\n" not in data else len(data) - data.rindex(b"\n")
-            if line_bytes > LINE_LIMIT:
-                raise LogUnreadable(f"a line is longer than {LINE_LIMIT >> 20} MiB")
+            line_bytes = _line_bytes(line_bytes, data)
             if written > _MENDED_LIMIT:
                 raise LogUnreadable(f"inflates to more than {_MENDED_LIMIT >> 30} GiB")
             out.write(data)
+        out.write(decoder.decode(b"", final=True).encode())  # a character that the end cut off
 
 
 def numbers_of_rows(path: Path, ordinals: list[int]) -> list[int]:

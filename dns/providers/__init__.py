@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 VENDORS = {
     "log": "dns.providers.log:LogProvider",
     "embedded": "dns.providers.embedded:EmbeddedProvider",
+    "powerdns": "dns.providers.powerdns:PowerDnsProvider",
     "route53": "dns.providers.route53:Route53Provider",
 }
 
@@ -20,3 +21,8 @@ def provider_class(vendor: str) -> type[Provider]:
     module, name = VENDORS[vendor].split(":")
     cls: type[Provider] = getattr(import_module(module), name)
     return cls
+
+
+def has_apex(vendor: str) -> bool:
+    """Whether this vendor can weigh answers at a zone's apex."""
+    return provider_class(vendor).has_apex

@@ -14,6 +14,20 @@ class Cdn(models.Model):
         default=list, blank=True, help_text='Suffixes of its edge names, for example ["cdn.cloudflare.net"].'
     )
 
+    name_servers = models.JSONField(
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text='Patterns of the name servers of its own DNS, for example ["*.ns.cloudflare.com"]: DNS that falls with '
+        "a CDN can't steer away from it.",
+    )
+    certificate_authorities = models.JSONField(
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text='Who issues its certificates, as CAA records name them, for example ["letsencrypt.org", "pki.goog"].',
+    )
+
     class Meta:
         db_table = "cdns"
         ordering = ["name"]

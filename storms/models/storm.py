@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeBoundary, RangeOperators
 from django.db import models
@@ -18,6 +20,10 @@ class StormEventQuerySet(models.QuerySet["StormEvent"]):
     def open(self) -> StormEventQuerySet:
         """Storms that are not closed: raging, or over and waiting out their cooldown."""
         return self.filter(closed_at__isnull=True)
+
+    def ids_of(self, service_ids: Collection[int]) -> list[int]:
+        """Of the open storms of these services; asks nothing if there are none."""
+        return list(self.open().filter(service__in=service_ids).values_list("pk", flat=True)) if service_ids else []
 
     def moving_traffic(self) -> StormEventQuerySet:
         return self.open().filter(is_armed=True)

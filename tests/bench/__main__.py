@@ -7,7 +7,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from tests.bench import Result, idle, planning, probes, recording, replaying, service_page, slip, watching
+from tests.bench import (
+    Result,
+    api,
+    documents,
+    idle,
+    invoices,
+    logs,
+    planning,
+    probes,
+    recording,
+    replaying,
+    service_page,
+    slip,
+    steering,
+    watching,
+    webhooks,
+)
 
 BENCHES: dict[str, Callable[[], Result]] = {
     "probe_cpu_ms": probes.probe_cpu_ms,
@@ -18,8 +34,21 @@ BENCHES: dict[str, Callable[[], Result]] = {
     "record_rows": recording.record_rows,
     "watch_10k_ms": watching.watch_10k_ms,
     "watch_100k_ms": watching.watch_100k_ms,
+    "webhook_rate": webhooks.webhook_rate,
     "backtest_samples": replaying.backtest_samples,
+    "storm_to_submitted_ms": steering.storm_to_submitted_ms,
+    "submitted_to_observed_ms": steering.submitted_to_observed_ms,
+    "dns_5000_s": steering.dns_5000_s,
     "service_page_ms": service_page.service_page_ms,
+    "log_rows_logpush": logs.log_rows_logpush,
+    "log_rows_cloudfront": logs.log_rows_cloudfront,
+    "log_rss_mib": logs.log_rss_mib,
+    "log_small_objects": logs.log_small_objects,
+    "invoices_draft": invoices.invoices_draft,
+    "invoices_finalize": invoices.invoices_finalize,
+    "pdf_ms": documents.pdf_ms,
+    "api_list_p99_ms": api.api_list_p99_ms,
+    "api_list_rate": api.api_list_rate,
     "idle_mib": idle.idle_mib,
     "idle_cpu_percent": idle.idle_cpu_percent,
 }

@@ -11,19 +11,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tranche_site.floor.embedded import Postgres
+from tranche_site.floor.embedded import Postgres, Server, Valkey
 
 
-def measure(module: str, *arguments: str, static_files: bool = False) -> Any:
+def measure(module: str, *arguments: str, static_files: bool = False, valkey: bool = False) -> Any:
     """Run `python -m module arguments…` on a migrated, empty database; its last line is JSON."""
     home = Path(tempfile.mkdtemp(prefix="tranche-bench-"))
     home.chmod(0o755)
+    servers: list[Server] = [Valkey(home)] if valkey else []
     postgres = Postgres(home, durable=False)  # filling it is three times as fast, and what is measured mostly reads
     environment = {
         **os.environ, "TRANCHE_HOME": str(home), "SECRET_KEY": "bench", "DJANGO_SETTINGS_MODULE": "tranche_site.settings",
         "LOG_LEVEL": "ERROR",
     }  # fmt: skip
     try:
+        for server in servers:
+            server.start()
         postgres.start()
         for task in (
             "migrate",
@@ -35,5 +38,6 @@ def measure(module: str, *arguments: str, static_files: bool = False) -> Any:
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.splitlines()[-1])
     finally:
-        postgres.stop()
+        for server in (postgres, *servers):
+            server.stop()
         shutil.rmtree(home, ignore_errors=True)

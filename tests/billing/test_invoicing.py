@@ -13,18 +13,13 @@ from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 
 from billing import document, invoicing
-from billing.invoicing import InvoiceError, Period
-from billing.models import Contract, Invoice, InvoiceLineItem, LogObject, UsageBucket, UsageSource
-from customers.models import Customer
-from services.models import Service, Target
+from billing.models import Contract, Invoice, InvoiceLineItem
+from billing.problems import InvoiceError
 from storms.models import StormEvent
 from tests import factories
+from tests.billing.story import APRIL_3, GB, MARCH, add_paths, amounts, at, billed_customer, storm, use
 from tests.together import run_together
 from tranche_site.floor import faults
-
-MARCH = Period.of(2026, 3)
-APRIL_3 = datetime(2026, 4, 3, tzinfo=UTC)
-GB = 10**9
 
 
 class Killed(BaseException):
@@ -35,44 +30,6 @@ class Killed(BaseException):
 def _disarm() -> Iterator[None]:
     yield
     faults.disarm()
-
-
-def at(day: int, hour: int = 0, minute: int = 0) -> datetime:
-    return datetime(2026, 3, day, hour, minute, tzinfo=UTC)
-
-
-def billed_customer(**terms: Any) -> tuple[Customer, Service]:
-    """Primary at 0.10 and backup at 0.20 a GB; we bear half of covered backup traffic."""
-    customer = factories.customer()
-    service = factories.service(customer=customer, name="app")
-    domain = factories.domain(service=service)
-    for role in ("primary", "backup"):
-        factories.target(role, domain=domain)
-    factories.contract(customer=customer, **({"merge_gap_seconds": 0} | terms))
-    return customer, service
-
-
-def use(service: Service, role: str, minute_at: datetime, size: int) -> None:
-    target = Target.objects.get(domain__service=service, role=role)
-    source, _ = UsageSource.objects.get_or_create(
-        name=f"logs of {target.pk}",
-        cdn=target.cdn,
-        defaults={"kind": "directory", "format": "cloudfront", "location": "/x"},
-    )
-    log = LogObject.objects.create(source=source, key=f"{minute_at}", etag=f"{size}", size_bytes=1, state="counted")
-    UsageBucket.objects.create(
-        customer=service.customer, service=service, target=target, log_object=log, minute_at=minute_at, bytes=size, requests=1
-    )  # fmt: skip
-
-
-def storm(service: Service, start: datetime, end: datetime | None, **kw: Any) -> StormEvent:
-    closed = {"closed_at": end + timedelta(minutes=5)} if end else {}
-    return factories.storm(service=service, started_at=start, ended_at=end, **(closed | kw))
-
-
-def amounts(invoice: Invoice | None) -> tuple[int, int, int]:
-    assert invoice
-    return invoice.subtotal_minor, invoice.discount_minor, invoice.total_minor
 
 
 @pytest.mark.django_db
@@ -86,10 +43,10 @@ def test_a_month_with_a_storm() -> None:
     policy = factories.policy(service=service)
     row = storm(service, at(5, 9, 58), at(5, 10, 1) + timedelta(seconds=15), policy=policy, policy_version=1)
 
-    invoice = invoicing.draft(customer, MARCH, APRIL_3)
+    (invoice,) = invoicing.draft(customer, MARCH, APRIL_3)
     # (10.00 + 20.00 / 4) × ½ = 7.50
-    assert amounts(invoice) == (230_00, 7_50, 222_50)
-    assert invoice and invoice.state == Invoice.State.DRAFT and invoice.number is None
+    assert amounts([invoice]) == (230_00, 7_50, 222_50)
+    assert invoice.state == Invoice.State.DRAFT and invoice.number is None
     kinds = list(invoice.lines.values_list("kind", "path", "amount_minor"))
     assert kinds == [("usage", "primary", 100_00), ("usage", "backup", 130_00), ("cover", "backup", 7_50)]
     cover = invoice.lines.get(kind="cover")
@@ -138,30 +95,55 @@ def test_a_draft_is_recomputed_whole_and_stays_one() -> None:
     first = invoicing.draft(customer, MARCH, APRIL_3)
     use(service, "primary", at(3), 1000 * GB)
     second = invoicing.draft(customer, MARCH, APRIL_3)
-    assert first and second and first.pk == second.pk
-    assert (amounts(second)[0], second.lines.count()) == (200_00, 1)
+    assert [row.pk for row in first] == [row.pk for row in second]
+    assert (amounts(second)[0], second[0].lines.count()) == (200_00, 1)
 
 
 @pytest.mark.django_db
 def test_preview_is_the_draft() -> None:
     customer, service = billed_customer()
     use(service, "primary", at(2), 1000 * GB)
-    preview = invoicing.preview(customer, MARCH, APRIL_3)
+    (preview,) = invoicing.preview(customer, MARCH, APRIL_3).drafts
     assert Invoice.objects.count() == 0
-    draft = invoicing.draft(customer, MARCH, APRIL_3)
-    assert preview and draft and preview.document == draft.inputs
+    (draft,) = invoicing.draft(customer, MARCH, APRIL_3)
+    assert preview.sha256 == draft.sha256 and preview.document == draft.inputs
 
 
 @pytest.mark.django_db
 def test_no_usage_no_invoice_and_no_contract_is_said() -> None:
     customer, service = billed_customer()
-    assert invoicing.draft(customer, MARCH, APRIL_3) is None
+    assert invoicing.draft(customer, MARCH, APRIL_3) == []
     use(service, "primary", at(2), GB)
     Contract.objects.all().delete()
-    with pytest.raises(InvoiceError, match="no contract for that time"):
+    with pytest.raises(InvoiceError, match="no contract with prices for that time"):
         invoicing.draft(customer, MARCH, APRIL_3)
     drafts, problems = invoicing.draft_all(MARCH, APRIL_3)
     assert (drafts, len(problems)) == ([], 1)
+
+
+@pytest.mark.django_db
+def test_a_customer_whose_rows_break_the_computation_is_a_problem_of_its_own() -> None:
+    """Something that no validation foresaw, here a time zone that the machine forgot, among customers who are in order."""
+    customers = []
+    for _ in range(5):
+        customer, service = billed_customer()
+        use(service, "primary", at(2), 100 * GB)
+        customers.append(customer)
+    broken = customers[2]
+    Contract.objects.filter(customer=broken).update(time_zone="Europe/Atlantis")
+    drafts, problems = invoicing.draft_all(MARCH, APRIL_3)
+    others = {customer.pk for customer in customers} - {broken.pk}
+    assert {draft.customer_id for draft in drafts} == others
+    [problem] = problems
+    assert str(broken) in problem and "Atlantis" in problem
+
+    Contract.objects.filter(customer=broken).update(time_zone="UTC")
+    invoicing.draft(broken, MARCH, APRIL_3)
+    Contract.objects.filter(customer=broken).update(time_zone="Europe/Atlantis")
+    issued, problems = invoicing.finalize_due(APRIL_3)
+    assert {invoice.customer_id for invoice in issued} == others
+    assert len(problems) == 1 and str(broken) in problems[0]
+    assert Invoice.objects.get(customer=broken).state == "draft"
 
 
 @pytest.mark.django_db
@@ -169,8 +151,7 @@ def test_finalizing_takes_a_number_and_needs_the_periods_end_and_the_storms_end(
     customer, service = billed_customer()
     use(service, "backup", at(5, 10), 50 * GB)
     raging = storm(service, at(5, 9), None)
-    draft = invoicing.draft(customer, MARCH, at(6))
-    assert draft
+    (draft,) = invoicing.draft(customer, MARCH, at(6))
     with pytest.raises(InvoiceError, match="the period ends only at 2026-04-01"):
         invoicing.finalize(draft, at(20))
     with pytest.raises(InvoiceError, match="still rages"):
@@ -182,7 +163,7 @@ def test_finalizing_takes_a_number_and_needs_the_periods_end_and_the_storms_end(
     assert invoicing.finalize(issued, APRIL_3).number == "INV-000001"  # twice is once
     use(service, "backup", at(5, 10, 30), 50 * GB)
     late = invoicing.draft(customer, MARCH, APRIL_3)
-    assert late and amounts(late) == amounts(issued)  # late usage does not touch issued money
+    assert amounts(late) == amounts([issued])  # late usage does not touch issued money
 
 
 @pytest.mark.django_db
@@ -205,6 +186,10 @@ FORBIDDEN = [
     "UPDATE invoice_line_items SET amount_minor = 0",
     "UPDATE invoice_line_items SET details = '{}'",
     "DELETE FROM invoice_line_items",
+    "UPDATE contracts SET discount_rate = 1",
+    "UPDATE contracts SET valid_until = '2026-03-15T00:00:00Z'",
+    "UPDATE rate_card_versions SET primary_tiers = '[]'",
+    "UPDATE rate_cards SET currency = 'EUR'",
     "INSERT INTO invoice_line_items (customer_id, invoice_id, position, kind, service_id, path, description, bytes,"
     " amount_minor, details) SELECT customer_id, invoice_id, 99, kind, service_id, path, description, bytes, 1, details"
     " FROM invoice_line_items LIMIT 1",
@@ -216,11 +201,10 @@ FORBIDDEN = [
 def test_issued_money_never_changes_not_even_by_raw_sql(statement: str) -> None:
     customer, service = billed_customer()
     use(service, "primary", at(2), 1000 * GB)
-    draft = invoicing.draft(customer, MARCH, APRIL_3)
-    assert draft
+    (draft,) = invoicing.draft(customer, MARCH, APRIL_3)
     invoicing.finalize(draft, APRIL_3)
     before = list(Invoice.objects.values()), list(InvoiceLineItem.objects.values())
-    with pytest.raises(IntegrityError, match="finalized"), transaction.atomic(), connection.cursor() as cursor:
+    with pytest.raises(IntegrityError, match=r"finalized|billed"), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statement)
     assert (list(Invoice.objects.values()), list(InvoiceLineItem.objects.values())) == before
 
@@ -229,12 +213,11 @@ def test_issued_money_never_changes_not_even_by_raw_sql(statement: str) -> None:
 def test_paying_and_voiding_are_no_change_of_money() -> None:
     customer, service = billed_customer()
     use(service, "primary", at(2), 1000 * GB)
-    draft = invoicing.draft(customer, MARCH, APRIL_3)
-    assert draft
+    (draft,) = invoicing.draft(customer, MARCH, APRIL_3)
     issued = invoicing.finalize(draft, APRIL_3)
-    Invoice.objects.filter(pk=issued.pk).update(state="void")
-    fresh = invoicing.draft(customer, MARCH, APRIL_3)
-    assert fresh and fresh.pk != issued.pk  # a void one makes room for another
+    invoicing.void(issued, "a test", "ann", APRIL_3)
+    (fresh,) = invoicing.draft(customer, MARCH, APRIL_3)
+    assert fresh.pk != issued.pk  # a void one makes room for another
     issued.refresh_from_db()
     assert issued.number == "INV-000001"  # and keeps its number
 
@@ -243,8 +226,7 @@ def test_paying_and_voiding_are_no_change_of_money() -> None:
 def test_two_invoices_of_one_period_are_refused_by_the_database() -> None:
     customer, service = billed_customer()
     use(service, "primary", at(2), GB)
-    draft = invoicing.draft(customer, MARCH, APRIL_3)
-    assert draft
+    (draft,) = invoicing.draft(customer, MARCH, APRIL_3)
     draft.pk = None
     with pytest.raises(IntegrityError), transaction.atomic():
         draft.save(force_insert=True)
@@ -267,8 +249,7 @@ def test_many_at_once_make_one_draft_and_numbers_without_a_hole() -> None:
 def test_killed_while_finalizing_no_number_is_lost(point: str) -> None:
     customer, service = billed_customer()
     use(service, "primary", at(2), 1000 * GB)
-    draft = invoicing.draft(customer, MARCH, APRIL_3)
-    assert draft
+    (draft,) = invoicing.draft(customer, MARCH, APRIL_3)
 
     def die() -> None:
         raise Killed
@@ -290,7 +271,7 @@ def test_the_command_is_a_dry_run_until_apply() -> None:
     use(service, "primary", at(2), 1000 * GB)
     out = StringIO()
     call_command("invoice", "--period", "2026-03", stdout=out)
-    assert "100.00 − 0.00 = 100.00 USD" in out.getvalue() and "nothing was stored" in out.getvalue()
+    assert "100.00 − 0.00 + 0.00 tax = 100.00 USD" in out.getvalue() and "nothing was stored" in out.getvalue()
     assert Invoice.objects.count() == 0
     call_command("invoice", "--period", "2026-03", "--apply", stdout=StringIO())
     assert Invoice.objects.count() == 1
@@ -316,6 +297,7 @@ def test_one_services_factor_does_not_touch_another() -> None:
     use(service, "backup", at(5, 10), 50 * GB)
     storm(service, at(5, 9), at(5, 11))
     other = factories.service(customer=customer)
+    add_paths(other)
     low = factories.policy(service=other, max_coverage_factor=Decimal("0.1"))
     storm(other, at(6, 9), at(6, 11), policy=low, policy_version=1)
     assert amounts(invoicing.draft(customer, MARCH, APRIL_3)) == (10_00, 5_00, 5_00)
@@ -338,30 +320,23 @@ def test_quiet_time_between_relapses_is_covered_only_as_far_as_the_contract_merg
 def test_usage_outside_the_contracts_time_is_said_and_not_billed(validity: dict[str, datetime]) -> None:
     customer, service = billed_customer(**validity)
     use(service, "primary", at(2), 1000 * GB)
-    with pytest.raises(InvoiceError, match="2026-03-02 00:00 UTC, and the contract is not in force"):
+    with pytest.raises(InvoiceError, match="2026-03-02 00:00 UTC on, and no contract"):
         invoicing.draft(customer, MARCH, APRIL_3)
 
 
 @pytest.mark.django_db
 def test_the_document_stays_small_however_far_apart_the_storms_lie() -> None:
     customer, service = billed_customer()
-    target = Target.objects.get(domain__service=service, role="backup")
-    source = UsageSource.objects.create(
-        name="bulk", cdn=target.cdn, kind="directory", format="cloudfront", location="/x"
-    )
-    log = LogObject.objects.create(source=source, key="k", etag="e", size_bytes=1, state="counted")
-    UsageBucket.objects.bulk_create(
-        UsageBucket(
-            customer=customer, service=service, target=target, log_object=log, minute_at=at(1) + timedelta(minutes=n),
-            bytes=1000, requests=1,
-        )
-        for n in range(5 * 1440)
-    )  # fmt: skip
+    for day in (1, 3, 5):
+        for minute in range(0, 60, 5):
+            use(service, "backup", at(day, 1, minute), GB)
+    use(service, "primary", at(4), 36 * GB)
     for day in (1, 5):
-        storm(service, at(day, 1, 0) + timedelta(seconds=30), at(day, 2, 0) + timedelta(seconds=30))
-    invoice = invoicing.draft(customer, MARCH, APRIL_3)
-    assert invoice and len(invoice.inputs["usage"]) == 6  # four edges, what is covered whole, and the rest
-    cover = invoice.lines.filter(kind="cover").first()
-    assert sum(window["bytes"] for window in invoice.inputs["usage"]) == 5 * 1440 * 1000
-    # 2 × 60 minutes of 1 kB are far below a cent: the line is there, with nothing to give.
-    assert cover and (cover.bytes, cover.amount_minor) == (120_000, 0)
+        storm(service, at(day, 1) + timedelta(seconds=30), at(day, 1, 30) + timedelta(seconds=30))
+    (invoice,) = invoicing.draft(customer, MARCH, APRIL_3)
+    assert len(invoice.inputs["usage"]) == 4  # what each storm moved, and the rest of each path
+    assert sum(window["bytes"] for window in invoice.inputs["usage"]) == 72 * GB
+    (line,) = invoice.lines.filter(kind="cover")
+    # Each time half of the first minute, five whole ones and half of the last: 6 GB. In the week before the second one
+    # the backup had 3 + 12 GB of 3 + 12 + 36 GB in whole quarters outside of storms: so much of its traffic is nothing new.
+    assert (line.bytes, line.amount_minor) == (6 * GB + 6 * GB * 36 // 51, 60 + 42)

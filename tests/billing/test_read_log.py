@@ -75,6 +75,26 @@ def test_an_unknown_format_is_answered_with_the_list() -> None:
         run("read_log", "apache", "log")
 
 
+def test_a_sampled_log_says_so(tmp_path: Path) -> None:
+    log = write(tmp_path / "log", logpush())
+    out, _ = run("read_log", "cloudflare_logpush", log, "--sample-rate", "0.1")
+    assert "www.example.com  2026-03-01T10:00:00Z            10,000          10" in out
+    assert "1 rows: 1 counted, 0 excluded by rule, 0 duplicates, 0 bad; sampled, so the sums are estimates" in out
+    for rate in ("0", "2", "much"):
+        with pytest.raises(CommandError, match="above 0, and 1 at most"):
+            run("read_log", "cloudflare_logpush", log, "--sample-rate", rate)
+
+
+def test_a_field_map_may_be_given(tmp_path: Path) -> None:
+    log = write(tmp_path / "log", json.dumps({"t": AT, "h": "a.example.com", "b": 5}))
+    names = {"at": "t", "host": "h", "bytes": "b", "is_edge": None, "id": None}
+    out, _ = run("read_log", "fastly", log, "--fields", json.dumps(names))
+    assert "a.example.com  2026-03-01T10:00:00Z                 5           1" in out
+    for fields, message in (("{", "not JSON"), ("[]", "not a JSON object"), ("{}", "lacks “at”")):
+        with pytest.raises(CommandError, match=message):
+            run("read_log", "fastly", log, "--fields", fields)
+
+
 def test_read_log_needs_no_database_and_no_broker(tmp_path: Path) -> None:
     nowhere = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "PG_DSN": "", "REDIS_URL": "redis://127.0.0.1:1"}
     done = subprocess.run(

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 
-from billing import metering
+from billing import metering, s3_session
 from billing.models import LogObject, UsageBucket, UsageSource
 from billing.sources import Bucket, Directory, ListedObject, ObjectGone, SourceUnavailable
+from billing.sources import s3 as s3_source
+from billing.sources.names import earliest
+from billing.sources.s3 import Keys
 from tests import factories
 from tests.billing.log_lines import logpush
 from tests.services import tls
@@ -37,6 +45,14 @@ def test_a_directory_lists_finished_files_below_it(tmp_path: Path) -> None:
     (tmp_path / "link.log").symlink_to(tmp_path / "b.log")
     os.mkfifo(tmp_path / "pipe.log")
     assert keys(Directory(tmp_path)) == ["20260301/f.log", "a.log.gz", "b.log"]
+
+
+def test_a_directory_lists_by_key(tmp_path: Path) -> None:
+    names = ["a.b", "a/x", "a-b", "a0", "b/c/d", "b/c.d", "b/c-d", "B", "é", "a/é/z"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert keys(Directory(tmp_path)) == sorted(names)
 
 
 def test_a_files_etag_changes_with_its_content_or_time(tmp_path: Path) -> None:
@@ -123,6 +139,170 @@ def test_what_is_fetched_from_a_bucket_is_what_was_listed(s3: Any, store: str) -
 def test_a_bucket_that_cant_be_listed_is_said(store: str, bucket: str, endpoint: str | None) -> None:
     with pytest.raises(SourceUnavailable):
         keys(Bucket(bucket, "", endpoint or store))
+
+
+# --- what is new ----------------------------------------------------------------------------------------------------
+
+MARCH = date(2026, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("key", "start"),
+    [
+        ("cf/20260301/20260301T100000Z_20260301T100030Z_ab12.log.gz", "cf/20260305"),
+        ("cf/E1ABC.2026-03-01-10.ab12.gz", "cf/E1ABC.2026-03-05"),
+        ("AWSLogs/123456789012/CloudFront/E1ABC.2026-03-01-10.ab12.gz", "AWSLogs/123456789012/CloudFront/E1ABC.2026-03-05"),
+        ("fastly/2026-03-01T10:00:00.000-ab12.log.gz", "fastly/2026-03-05"),
+        ("v2/2026/03/01/10/E1ABC.gz", "v2/2026/03/05"),
+        ("hours/2026030110.gz", "hours/20260305"),
+        ("dt=2026-03-01/a.gz", "dt=2026-03-05"),
+        ("cf/plain.log", ""),
+        ("cf/123456789012/a.log", ""),
+        ("cf/202603011234/a.log", ""),
+        ("cf/20261301/a.log", ""),
+        ("cf/2026-03/01/a.log", ""),
+        ("cf/19990301/a.log", ""),
+    ],
+)  # fmt: skip
+def test_names_tell_their_day(key: str, start: str) -> None:
+    assert earliest(key, 0, MARCH) == start
+
+
+def test_a_day_that_somebody_typed_is_not_one_of_a_name() -> None:
+    assert earliest("cf/20260301/a.log", len("cf/20260301/"), MARCH) == ""
+
+
+_days = st.dates(date(2020, 1, 1), date(2090, 1, 1))
+
+
+@given(
+    st.sampled_from(["%Y%m%d/", "%Y-%m-%d", "%Y/%m/%d/", "%Y%m%d%H"]),
+    st.text("abcz0-/._", max_size=12).filter(lambda text: not text[-1:].isdigit()),
+    _days, _days, st.text("abcz/._", max_size=9),
+)  # fmt: skip
+def test_names_of_that_day_and_later_begin_there(form: str, before: str, day: date, other: date, after: str) -> None:
+    def name(of: date) -> str:
+        return before + datetime(of.year, of.month, of.day, 10).strftime(form) + after + "!"  # noqa: DTZ001
+
+    start = earliest(name(other), 0, day)
+    if start.startswith(before) and start != "" and start[len(before) :].startswith("20"):
+        assert (name(other) >= start) == (other >= day)
+
+
+NAMES = {
+    "Logpush": lambda zone, at, n: f"{zone}/{at:%Y%m%d}/{at:%Y%m%dT%H%M%SZ}_{n:06}.log.gz",
+    "CloudFront": lambda zone, at, n: f"{zone}.{at:%Y-%m-%d-%H}.{n:06}.gz",
+    "Fastly": lambda zone, at, n: f"{zone}/{at:%Y-%m-%dT%H:%M:%S}.000-{n:06}.log",
+    "parts": lambda zone, at, n: f"{zone}/{at:%Y/%m/%d/%H}/{n:06}.gz",
+    "no time": lambda zone, at, n: f"{zone}/{n:06}.gz",
+}
+
+
+@pytest.mark.parametrize("form", NAMES)
+def test_what_comes_a_day_late_is_found_and_what_is_old_is_passed_over(s3: Any, store: str, form: str) -> None:
+    """Each hour some files come, with names up to 24 hours back, in three families; each is seen, and seen at once."""
+    chance, number = random.Random(form), 0
+    place = Bucket("logs", "cf/", store)
+    seen: set[str] = set()
+    delivered: list[str] = []
+    since = None
+    for hour in range(0, 24 * 9, 6):
+        now = NOW + timedelta(hours=hour)
+        for _ in range(3):
+            number += 1
+            at = now - timedelta(seconds=chance.randrange(24 * 3600))
+            name = "cf/" + NAMES[form](chance.choice(["E1", "E2", "zone-b"]), at, number)
+            s3.put_object(Bucket="logs", Key=name, Body=b"x")
+            delivered.append(name)
+        listed = keys(place) if since is None else [item.key for item in place.objects(since)]
+        assert listed == sorted(listed)
+        assert len(set(listed)) == len(listed)
+        seen |= set(listed)
+        assert seen == set(delivered)
+        since = now
+    assert sorted(keys(place)) == sorted(delivered)
+    if form != "no time":
+        assert len(listed) < len(delivered) / 2
+    s3.put_object(Bucket="logs", Key=f"cf/{NAMES[form]('E1', NOW - timedelta(days=9), 0)}", Body=b"x")
+    assert len(keys(place)) == len(delivered) + 1  # the listing of a day finds what no name could promise
+
+
+def test_old_files_are_passed_over_a_family_at_a_time(s3: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in ("E1", "E2"):
+        for number in range(1005):
+            s3.put_object(Bucket="logs", Key=f"cf/{family}.2026-01-01-00.{number:05}.gz", Body=b"x")
+        s3.put_object(Bucket="logs", Key=f"cf/{family}.2026-03-02-00.new.gz", Body=b"x")
+    place = Bucket("logs", "cf/", store)
+    calls: list[dict[str, Any]] = []
+    place.client.meta.events.register(
+        "before-parameter-build.s3.ListObjectsV2", lambda params, **_: calls.append(params)
+    )
+    new = ["cf/E1.2026-03-02-00.new.gz", "cf/E2.2026-03-02-00.new.gz"]
+    assert [item.key for item in place.objects(NOW)] == new
+    assert [call.get("StartAfter", "") for call in calls] == ["", "cf/E1.2026-02-28", "cf/E2.2026-02-28"]
+    monkeypatch.setattr(s3_source, "_MOST_JUMPS", 1)
+    assert len(list(place.objects(NOW))) == 1005 + 2
+
+
+# --- whose credentials ----------------------------------------------------------------------------------------------
+
+ROLE = "arn:aws:iam::123456789012:role/tranche-logs"
+
+
+def test_a_role_is_assumed_with_its_external_id_and_once(s3: Any, store: str) -> None:
+    s3.put_object(Bucket="logs", Key="a", Body=b"x")
+    sts = get_backend("sts")["123456789012"]["aws"]
+    before = len(sts.assumed_roles)
+    keys_of_role = Keys(role_arn=ROLE, external_id="canary-external-id")
+    for _ in range(2):
+        place = Bucket("logs", "", store, keys_of_role)
+        assert keys(place) == ["a"]
+    (assumed,) = sts.assumed_roles[before:]
+    assert (assumed.arn.split(":")[-1], assumed.external_id) == (
+        "assumed-role/tranche-logs/tranche", "canary-external-id",
+    )  # fmt: skip
+    used = place.client._request_signer._credentials.get_frozen_credentials()
+    assert (used.access_key, used.token) == (assumed.access_key_id, assumed.session_token)
+    assert keys(Bucket("logs", "", store, keys_of_role._replace(access_key_id="AKIAOTHER", secret="x" * 40))) == ["a"]
+    assert len(sts.assumed_roles) == before + 2, "what one may use was given to another"
+    s3_session.forget(keys_of_role)
+    assert keys(Bucket("logs", "", store, keys_of_role)) == ["a"]
+    assert len(sts.assumed_roles) == before + 3
+
+
+def test_keys_of_its_own_are_used_where_it_has_some(s3: Any, store: str) -> None:
+    place = Bucket("logs", "", store, Keys("AKIAOWN", "canary-secret"))
+    used = place.client._request_signer._credentials.get_frozen_credentials()
+    assert (used.access_key, used.secret_key) == ("AKIAOWN", "canary-secret")
+    assert keys(place) == []
+
+
+@pytest.mark.parametrize("asked", ["role", "keys"])
+def test_a_refusal_has_no_secret_in_it_and_has_the_role_asked_again(
+    s3: Any, store: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Keys("AKIAOWN", "canary-secret", *((ROLE, "an-id") if asked == "role" else ()))
+    place = Bucket("logs", "", store, given)
+    assert keys(place) == []
+
+    def refuse(**_: Any) -> None:
+        said = {"Error": {"Code": "AccessDenied", "Message": "not\nwith\x00canary-secret"}}
+        raise ClientError(said | {"ResponseMetadata": {"HTTPStatusCode": 403}}, "ListObjectsV2")  # type: ignore[arg-type]
+
+    place.client.meta.events.register("before-parameter-build.s3.ListObjectsV2", refuse)
+    with pytest.raises(SourceUnavailable, match=r"not with \[secret\]$") as caught:
+        keys(place)
+    assert "canary" not in str(caught.value)
+    assert given not in s3_session._roles
+
+
+def test_a_role_that_cant_be_assumed_is_said(tripwire: socket.socket, settings: Any) -> None:
+    """The call to STS goes through the guard too."""
+    settings.LOGS_ALLOW_PRIVATE = False
+    place = Bucket("logs_", "", f"http://127.0.0.1:{tripwire.getsockname()[1]}", Keys(role_arn=ROLE, external_id="id"))
+    with pytest.raises(SourceUnavailable, match="egress guard"):
+        keys(place)
+    assert is_untouched(tripwire)
 
 
 # --- the egress guard -----------------------------------------------------------------------------------------------

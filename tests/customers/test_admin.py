@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -71,6 +72,26 @@ def test_a_key_needs_a_name_and_known_scopes(console: Client, data: dict[str, ob
     assert not ApiKey.objects.exists()
 
 
+def test_only_who_may_record_payments_grants_the_scope_for_it(console: Client) -> None:
+    customer = factories.customer()
+    clerk = Client()
+    user = User.objects.create_user("clerk", is_staff=True)
+    rights = ["view_customer", "add_apikey"]
+    user.user_permissions.set(Permission.objects.filter(codename__in=rights))
+    clerk.force_login(user)
+    form = clerk.get(reverse("admin:customers_customer_issue_key", args=[customer.pk])).content.decode()
+    assert 'value="write"' in form and 'value="payments"' not in form
+    issue(clerk, customer, scopes=["payments"])
+    assert not ApiKey.objects.exists()
+    issue(console, customer, scopes=["payments"])
+    assert ApiKey.objects.get().scopes == ["payments"]
+
+
+def test_nobody_is_offered_it_ticked(console: Client) -> None:
+    page = console.get(reverse("admin:customers_customer_issue_key", args=[factories.customer().pk]))
+    assert page.context["form"]["scopes"].initial == ["read", "write"]
+
+
 def test_looking_at_the_form_issues_nothing(console: Client) -> None:
     console.get(reverse("admin:customers_customer_issue_key", args=[factories.customer().pk]))
     assert not ApiKey.objects.exists()
@@ -84,11 +105,11 @@ def test_revoking_asks_first(console: Client) -> None:
     console.get(url)
     key.refresh_from_db()
     assert key.revoked_at is None
-    answer = console.post(url, {"_form_submitted": "True"}, headers={"HX-Request": "true"})
+    answer = console.post(url, {"_form_submitted": "True", "reason": "leaked"}, headers={"HX-Request": "true"})
     key.refresh_from_db()
     assert key.revoked_at is not None
     assert answer.headers["HX-Redirect"] == reverse("admin:customers_apikey_change", args=[key.pk])
-    assert console.post(url, {"_form_submitted": "True"}).status_code == 403  # not twice
+    assert console.post(url, {"_form_submitted": "True", "reason": "leaked"}).status_code == 403  # not twice
 
 
 def test_keys_are_told_apart_by_state(console: Client) -> None:
@@ -103,7 +124,7 @@ def test_keys_are_told_apart_by_state(console: Client) -> None:
 
 def delete(console: Client, customer: Customer) -> None:
     url = reverse("admin:customers_customer_delete_softly", args=[customer.pk])
-    console.post(url, {"_form_submitted": "True"})
+    console.post(url, {"_form_submitted": "True", "reason": "leaked"})
     customer.refresh_from_db()
 
 

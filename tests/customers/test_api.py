@@ -11,7 +11,13 @@ def test_the_account_tells_whose_key_it_is(db: None) -> None:
     response = APIClient().get("/v1/account", headers={"authorization": f"Bearer {secret}"})
     assert response.status_code == 200
     account = response.json()
-    assert account["customer"] == {"id": owner.pk, "name": "Acme"}
+    assert account["customer"] == {
+        "id": owner.pk,
+        "name": "Acme",
+        "billing_email": "",
+        "alert_email": "",
+        "wants_alerts": True,
+    }
     assert account["key"]["name"] == "tests"
     assert account["key"]["scopes"] == ["read"]
     assert account["key"]["prefix"] == secret[:12]

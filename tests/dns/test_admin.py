@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
@@ -13,7 +15,7 @@ from tests import factories
 from tests.tranche_site import console_rows as rows
 
 pytestmark = pytest.mark.django_db
-CONFIRM = {"_form_submitted": "True"}
+CONFIRM = {"_form_submitted": "True", "reason": "seen on the graphs"}
 
 
 @pytest.fixture
@@ -69,7 +71,14 @@ def test_staff_without_the_permission_can_not_decide(held: WeightChange) -> None
 def test_many_are_approved_at_once(console: Client, held: WeightChange) -> None:
     other = rows.weight_change(rows.protected_domain().record_set, "held")
     data = {"action": "approve_selected", "_selected_action": [held.pk, other.pk]}
-    console.post(reverse("admin:dns_weightchange_changelist"), data)
+    page = console.post(reverse("admin:dns_weightchange_changelist"), data)
+    assert [change.state for change in WeightChange.objects.all()] == ["held", "held"], "it asks first"
+    asked = re.findall(r'name="(_selected_action|action|select_across)" value="([^"]*)"', page.content.decode())
+    assert ("_selected_action", str(other.pk)) in asked and ("action", "approve_selected") in asked
+    answer = console.post(reverse("admin:dns_weightchange_changelist"), data | CONFIRM | {"reason": ""})
+    assert "This field is required" in answer.content.decode()
+    console.post(reverse("admin:dns_weightchange_changelist"), data | CONFIRM)
+    assert set(LogEntry.objects.values_list("change_message", flat=True)) == {"Approved: seen on the graphs"}
     assert set(WeightChange.objects.values_list("state", flat=True)) == {"wanted"}
 
 

@@ -95,14 +95,14 @@ def until_revision(port: int, generation: int) -> None:
 
 def test_weights_are_served_per_query_and_a_change_shows_at_once(port: int) -> None:
     provider = EmbeddedProvider({})
-    provider.apply(weighted((100, 0)))
+    provider.apply([weighted((100, 0))])
     until_revision(port, 1)
     assert shares(port) == {"a.cdn.demo.test": 400}
-    provider.apply(weighted((75, 25), 2))
+    provider.apply([weighted((75, 25), 2)])
     until_revision(port, 2)
     assert 60 < shares(port)["b.cdn.demo.test"] < 145  # 100 expected; five standard deviations either way
-    provider.apply(weighted((0, 100), 3))
-    provider.apply(weighted((0, 100), 3))  # again: the same records
+    provider.apply([weighted((0, 100), 3)])
+    provider.apply([weighted((0, 100), 3)])  # again: the same records
     until_revision(port, 3)
     assert shares(port) == {"b.cdn.demo.test": 400}
     assert EmbeddedRecord.objects.filter(name="www.demo.test").count() == 2
@@ -110,9 +110,9 @@ def test_weights_are_served_per_query_and_a_change_shows_at_once(port: int) -> N
 
 def test_the_provider_touches_only_its_own(port: int) -> None:
     with pytest.raises(ProviderError, match="not ours"):
-        EmbeddedProvider({}).apply(weighted((100, 0), hostname="plain.demo.test"))
+        EmbeddedProvider({}).apply([weighted((100, 0), hostname="plain.demo.test")])
     with pytest.raises(ProviderError, match="apex"):
-        EmbeddedProvider({}).apply(weighted((100, 0), hostname="demo.test"))
+        EmbeddedProvider({}).apply([weighted((100, 0), hostname="demo.test")])
     assert ask(port, "plain.demo.test", "CNAME").records[0].value == "a.cdn.demo.test"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -17,10 +17,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from customers.models import Event
-from dns import steering
+from dns import observation, outbox, planning, reconcile, steering, vendors
 from dns.embedded import EmbeddedDns
 from dns.models import EmbeddedRecord, Freeze, Pin, RecordSet, WeightChange
-from dns.providers.contract import Provider, ProviderError, Receipt, WeightedSet, Zone
+from dns.providers.contract import Provider, ProviderError, Receipt, Standing, WeightedSet, Zone
 from dns.providers.embedded import EmbeddedProvider
 from services import lookup
 from services.models import Service, ServiceDomain, Target, VantagePoint
@@ -51,6 +51,7 @@ def _quick(settings: Any, dns_port: int) -> Iterator[None]:
     settings.AUTHORITY_OVERRIDES = {ZONE: f"127.0.0.1:{dns_port}"}
     settings.FAILBACK_GATE_SECONDS = 0
     settings.FAILBACK_STEPS_PERCENT = [50, 100]
+    observation.forget_servers()
     yield
     faults.disarm()
 
@@ -88,7 +89,7 @@ def verdict(target: Target, value: str, **kw: Any) -> None:
             "since": now,
             "evaluated_at": now,
             "newest_good_at": now,
-            "availability": 0.0,
+            "availability": 1.0 if value == "UP" else 0.0,
         }
         | kw,
     )
@@ -109,10 +110,17 @@ def storm_over(service: Service) -> StormEvent:
 def tick(service: Service | None = None) -> None:
     now = datetime.now(UTC)
     steering.steer(now, [service.pk] if service else None)
-    steering.submit(datetime.now(UTC))
+    outbox.submit(datetime.now(UTC))
     deadline = time.monotonic() + 2
-    while steering.is_any_on_its_way() and time.monotonic() < deadline:
-        steering.observe(datetime.now(UTC))
+    while reconcile.is_any_on_its_way() and time.monotonic() < deadline:
+        reconcile.observe(datetime.now(UTC))
+
+
+def write_again(record_set: RecordSet, change: WeightChange) -> None:
+    """As a worker does that slept on it."""
+    targets = {str(target.pk): target for target in record_set.domain.targets.all()}
+    stale = vendors.weighted_set(record_set, change.weights, change.generation, targets)
+    vendors.provider_of(record_set.account).apply([stale])
 
 
 def newest(service: Service) -> WeightChange:
@@ -122,7 +130,7 @@ def newest(service: Service) -> WeightChange:
 
 
 def split(change: WeightChange) -> dict[str, int]:
-    return {steering.lane_of(t): change.weights[str(t.pk)] for t in change.record_set.domain.targets.all()}
+    return {planning.lane_of(t): change.weights[str(t.pk)] for t in change.record_set.domain.targets.all()}
 
 
 def written() -> list[tuple[str, int | None]]:
@@ -361,7 +369,7 @@ def test_an_older_generation_can_not_act(dns: EmbeddedDns, dns_port: int) -> Non
     steering.steer(timezone.now())
     old = newest(service)
     RecordSet.objects.update(generation=old.generation + 1)
-    assert steering.submit(timezone.now()) == []
+    assert outbox.submit(timezone.now()) == []
     old.refresh_from_db()
     assert old.state == State.SUPERSEDED
     assert answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"primary0.cdn.test": 20}
@@ -374,18 +382,17 @@ def test_a_zombie_that_wrote_an_old_plan_last_is_found_and_repaired(dns: Embedde
     stale = newest(service)
     storm_over(service)
     steering.steer(timezone.now())
-    steering.submit(timezone.now())
+    outbox.submit(timezone.now())
     record_set = RecordSet.objects.select_related("account", "domain").get()
-    provider = steering.provider_of(record_set)
-    provider.apply(steering.weighted_set(record_set, stale, provider))
+    write_again(record_set, stale)
 
-    steering.observe(timezone.now())
+    reconcile.observe(timezone.now())
     assert newest(service).state == State.CONFIRMED
     assert "rev=1" in RecordSet.objects.get().observation
-    later = timezone.now() + steering.READ_BACK
-    steering.observe(later)
-    steering.submit(later)
-    steering.observe(later)
+    later = timezone.now() + outbox.READ_BACK
+    reconcile.observe(later)
+    outbox.submit(later)
+    reconcile.observe(later)
     assert newest(service).state == State.OBSERVED
     assert answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"backup0.cdn.test": 20}
 
@@ -396,12 +403,12 @@ def test_two_workers_write_each_change_once(dns: EmbeddedDns, monkeypatch: pytes
     written: list[str] = []
     apply = EmbeddedProvider.apply
 
-    def counted(self: EmbeddedProvider, wanted: WeightedSet) -> Receipt:
-        written.append(wanted.hostname)
+    def counted(self: EmbeddedProvider, wanted: Sequence[WeightedSet]) -> Receipt:
+        written.extend(one.hostname for one in wanted)
         return apply(self, wanted)
 
     monkeypatch.setattr(EmbeddedProvider, "apply", counted)
-    run_together(*[lambda: steering.submit(timezone.now())] * 3)
+    run_together(*[lambda: outbox.submit(timezone.now())] * 3)
     assert sorted(written) == sorted(f"www0.{s.pk}.{ZONE}" for s in services)
 
 
@@ -422,14 +429,23 @@ class Refusing(Provider):
     def find_zone(self, hostname: str) -> Zone:
         return Zone(ZONE)
 
-    def apply(self, wanted: WeightedSet) -> Receipt:
+    def read(self, zone: Zone, hostnames: Collection[str]) -> dict[str, Standing]:
+        return {hostname: Standing(hostname) for hostname in hostnames}
+
+    def adopt(self, wanted: WeightedSet) -> Receipt:
+        raise ProviderError("access denied", permanent=True)
+
+    def release(self, wanted: WeightedSet, target: str) -> Receipt:
+        raise ProviderError("access denied", permanent=True)
+
+    def apply(self, wanted: Sequence[WeightedSet]) -> Receipt:
         type(self).calls += 1
         raise ProviderError("access denied", permanent=self.permanent)
 
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Refusing]]:
-    monkeypatch.setattr(steering, "provider_class", lambda vendor: Refusing)
+    monkeypatch.setattr(vendors, "provider_class", lambda vendor: Refusing)
     Refusing.permanent, Refusing.calls = True, 0
     yield Refusing
 
@@ -439,7 +455,7 @@ def test_a_vendor_that_refuses_for_good_is_said_and_not_asked_again_at_once(refu
     storm_over(service)
     for _ in range(3):
         steering.steer(timezone.now())
-        steering.submit(timezone.now())
+        outbox.submit(timezone.now())
     assert refusing.calls == 1
     assert (newest(service).state, newest(service).error) == (State.FAILED, "access denied")
     assert Event.objects.filter(kind="weights.failed", customer=service.customer).exists()
@@ -450,10 +466,10 @@ def test_a_vendor_that_refuses_for_now_is_asked_again_later(refusing: type[Refus
     service = steered_service()
     now = timezone.now()
     steering.steer(now)
-    steering.submit(now)
-    steering.submit(now)
+    outbox.submit(now)
+    outbox.submit(now)
     assert (refusing.calls, newest(service).state) == (1, State.WANTED)
-    steering.submit(timezone.now() + timedelta(seconds=3))
+    outbox.submit(timezone.now() + timedelta(seconds=3))
     assert refusing.calls == 2
 
 
@@ -481,8 +497,8 @@ def test_drift_is_noticed_by_the_slow_sweep(dns: EmbeddedDns, dns_port: int) -> 
     deadline = timezone.now() + timedelta(seconds=5)
     while answers(dns_port, f"www0.{service.pk}.{ZONE}") == {"primary0.cdn.test": 20} and timezone.now() < deadline:
         pass
-    steering.observe(timezone.now(), all_sets=True)
-    assert "100 % were wanted" in RecordSet.objects.get().observation
+    reconcile.sweep(timezone.now(), everything=True)
+    assert "backup-1 is backup0.cdn.test at 50 %, and 0 % was written" in RecordSet.objects.get().observation
     assert Event.objects.filter(kind="weights.drifted").count() == 1
 
 
@@ -553,12 +569,12 @@ def test_a_change_that_dns_never_shows_is_written_ever_more_seldom() -> None:
     steering.steer(now)
     waits = []
     for _ in range(4):
-        steering.submit(now)
+        outbox.submit(now)
         change = newest(service)
         assert change.confirmed_at
         waits.append(round((change.next_attempt_at - change.confirmed_at).total_seconds()))
         now = change.next_attempt_at
-        steering.observe(now)
+        reconcile.observe(now)
     assert waits == [10, 20, 40, 80]
 
 
@@ -570,13 +586,12 @@ def test_a_stale_write_over_an_observed_one_is_repaired_by_the_sweep(dns: Embedd
     tick()
     assert newest(service).state == State.OBSERVED
     record_set = RecordSet.objects.select_related("account", "domain").get()
-    provider = steering.provider_of(record_set)
-    provider.apply(steering.weighted_set(record_set, stale, provider))
+    write_again(record_set, stale)
     hostname = f"www0.{service.pk}.{ZONE}"
     deadline = time.monotonic() + 3
     while answers(dns_port, hostname, 5) != {"primary0.cdn.test": 5} and time.monotonic() < deadline:
         pass
-    steering.observe(timezone.now(), all_sets=True)
+    reconcile.sweep(timezone.now(), everything=True)
     tick()
     assert answers(dns_port, hostname) == {"backup0.cdn.test": 20}
     assert Event.objects.filter(kind="weights.reasserted").count() == 1
@@ -588,10 +603,10 @@ def test_a_freeze_also_stops_what_was_planned_already(dns: EmbeddedDns) -> None:
     storm_over(service)
     steering.steer(timezone.now())
     freeze = Freeze.objects.create(reason="stop", service=None)
-    assert steering.submit(timezone.now()) == []
+    assert outbox.submit(timezone.now()) == []
     freeze.lifted_at = timezone.now()
     freeze.save()
-    assert len(steering.submit(timezone.now())) == 1
+    assert len(outbox.submit(timezone.now() + timedelta(seconds=2))) == 1
 
 
 def test_no_failback_on_an_old_verdict(dns: EmbeddedDns) -> None:
@@ -718,3 +733,98 @@ def test_a_storm_declared_by_hand_moves_traffic_and_its_end_brings_it_home(dns: 
         time.sleep(2.1)
         tick()
     assert split(newest(service)) == {"primary": 100, "backup-1": 0}
+
+
+def test_a_plan_that_was_never_sent_is_dropped_with_its_storm(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    steering.steer(timezone.now())
+    freeze = Freeze.objects.create(reason="a freeze that outlasts the storm")
+    tick()
+    now = timezone.now()
+    StormEvent.objects.update(ended_at=now, closed_at=now)
+    verdict(Target.objects.get(domain__service=service, role="primary"), "UP")
+    freeze.lifted_at = now
+    freeze.save()
+    weights_written = []
+    for _ in range(3):
+        tick()
+        weights_written.append(dict(written())["tranche:backup-1"])
+    assert (weights_written, split(newest(service))) == ([0, 0, 0], {"primary": 100, "backup-1": 0})
+
+
+def test_a_replaced_backup_gets_no_share_before_it_is_proven(dns: EmbeddedDns, dns_port: int) -> None:
+    service = steered_service()
+    tick()
+    storm_over(service)
+    tick()
+    domain = service.domains.get()
+    domain.targets.filter(role="backup").update(enabled=False)
+    other = factories.target("backup", domain=domain, address="other.cdn.test")
+    tick()
+    assert (newest(service).state, newest(service).refusal) == (State.HELD, "unproven_path")
+    assert answers(dns_port, domain.hostname) == {"backup0.cdn.test": 20}
+    verdict(other, "UP")
+    tick()
+    assert newest(service).state == State.OBSERVED
+    assert answers(dns_port, domain.hostname) == {"other.cdn.test": 20}
+
+
+def test_a_write_that_was_overtaken_on_its_way_is_not_forgotten(dns: EmbeddedDns, dns_port: int) -> None:
+    """It landed, what overtook it was held and dropped: what stands there is known to nobody, and is written anew."""
+    service = steered_service()
+    tick()
+    storm_over(service)
+    kill_at("dns.submitted")
+    with pytest.raises(Killed):
+        tick()
+    lost = newest(service)
+    WeightChange.objects.filter(pk=lost.pk).update(state=State.SUPERSEDED)
+    now = timezone.now()
+    StormEvent.objects.update(ended_at=now, closed_at=now)
+    verdict(Target.objects.get(domain__service=service, role="primary"), "UP")
+    for _ in range(4):
+        tick()
+        WeightChange.objects.update(observed_at=timezone.now() - timedelta(seconds=10))
+    assert split(newest(service)) == {"primary": 100, "backup-1": 0}
+    assert answers(dns_port, service.domains.get().hostname) == {"primary0.cdn.test": 20}
+
+
+def test_what_was_never_written_does_not_keep_others_from_being_looked_at(dns: EmbeddedDns, monkeypatch: Any) -> None:
+    monkeypatch.setattr(reconcile, "LOOKS_AT_ONCE", 2)
+    unarmed = [steered_service() for _ in range(3)]
+    RecordSet.objects.update(armed_at=None, unarmed_reason="not yet", next_look_at=timezone.now() - timedelta(hours=1))
+    service = steered_service()
+    for _ in range(2):
+        tick()
+    assert len(unarmed) == RecordSet.objects.filter(observed_at__isnull=True).count()
+    EmbeddedRecord.objects.filter(owner="tranche:backup-1").update(weight=50)
+    RecordSet.objects.filter(domain__service=service).update(next_look_at=timezone.now())
+    for _ in range(3):
+        reconcile.sweep(timezone.now())
+    assert Event.objects.filter(kind="weights.drifted").count() == 1
+
+
+def test_a_database_that_was_restored_plans_above_what_stands(dns: EmbeddedDns) -> None:
+    service = steered_service()
+    tick()
+    EmbeddedRecord.objects.filter(name__startswith="_tranche.").update(value="rev=40")
+    WeightChange.objects.update(state=State.UNKNOWN, next_attempt_at=timezone.now())
+    for _ in range(3):
+        tick()
+    assert (newest(service).state, newest(service).generation) == (State.OBSERVED, 41)
+
+
+def test_an_account_that_nobody_thought_of_stops_no_other(dns: EmbeddedDns, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, good = steered_service(), steered_service()
+    apply = EmbeddedProvider.apply
+
+    def broken(self: EmbeddedProvider, wanted: Sequence[WeightedSet]) -> Receipt:
+        if wanted[0].hostname == odd.domains.get().hostname:
+            raise TypeError("unhashable")
+        return apply(self, wanted)
+
+    monkeypatch.setattr(EmbeddedProvider, "apply", broken)
+    tick()
+    assert newest(good).state == State.OBSERVED

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dns import weights
-from dns.weights import Health, Lane, Place, Plan, Refusal, Situation, Storm, Terms, Traffic
+from dns import sampling, weights
+from dns.weights import Failback, Health, Lane, Place, Plan, Refusal, Situation, Spread, Storm, Terms, Traffic
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TERMS = Terms(gate_seconds=60, failback_steps=(10, 50, 100))
@@ -19,6 +19,12 @@ BACKUP = Lane("backup-1", Health.UP)
 HOME = {"primary": 100, "backup-1": 0}
 AWAY = {"primary": 0, "backup-1": 100}
 SETTLED = NOW - timedelta(seconds=121)  # 2 × TTL 30 + gate 60, and a second
+
+
+PLACE = Place("www.shop.test", "shop.test", "", 30)
+LEAVES = Plan(AWAY, "storm", 7, leaves_down_path=True)
+GOES_HOME = Plan(HOME, "failback", is_reversal=True)
+CALM = Traffic(domains_total=100, domains_moved_lately=0)
 
 
 def percents(situation: Situation) -> dict[str, int]:
@@ -41,6 +47,12 @@ def test_a_partial_storm_moves_in_steps_with_gates() -> None:
     ten = {"primary": 90, "backup-1": 10}
     assert percents(Situation(DOWN, [BACKUP], ten, None, storm=storm)) == ten
     assert percents(Situation(DOWN, [BACKUP], ten, SETTLED, storm=storm)) == {"primary": 75, "backup-1": 25}
+
+
+def test_a_partial_storm_that_becomes_a_whole_one_waits_for_no_gate() -> None:
+    ten, partial = {"primary": 90, "backup-1": 10}, Storm(7, False, 0.2)
+    whole = Lane("primary", Health.DOWN, share_bad=0.8)
+    assert percents(Situation(whole, [BACKUP], ten, None, storm=partial)) == AWAY
 
 
 def test_never_onto_a_backup_that_is_not_proven() -> None:
@@ -129,6 +141,14 @@ lanes = st.builds(
     health=st.sampled_from(Health),
     problem=st.sampled_from(["", "unfit"]),
     capacity_percent=st.integers(0, 150),
+    share_bad=st.floats(0, 1),
+)
+all_terms = st.builds(
+    Terms,
+    failback=st.sampled_from(Failback),
+    is_window_open=st.booleans(),
+    spread=st.sampled_from(Spread),
+    standing_percent=st.integers(0, 5),
 )
 
 
@@ -138,7 +158,7 @@ def test_every_plan_is_whole_and_never_moves_onto_an_unfit_backup(data: st.DataO
     backups = []
     for n in range(count):
         drawn = data.draw(lanes)
-        backups.append(Lane(f"backup-{n + 1}", drawn.health, drawn.problem, drawn.capacity_percent))
+        backups.append(Lane(f"backup-{n + 1}", drawn.health, drawn.problem, drawn.capacity_percent, drawn.share_bad))
     cuts = sorted(data.draw(st.lists(st.integers(0, 100), min_size=count, max_size=count)))
     shares = [b - a for a, b in zip([0, *cuts], [*cuts, 100], strict=True)]
     current = dict(zip(["primary", *(lane.key for lane in backups)], shares, strict=True))
@@ -149,9 +169,12 @@ def test_every_plan_is_whole_and_never_moves_onto_an_unfit_backup(data: st.DataO
         data.draw(st.sampled_from([None, NOW, SETTLED])),
         storm=data.draw(st.none() | st.builds(Storm, st.just(1), st.booleans(), st.floats(0, 1))),
         pinned_backup_percent=data.draw(st.none() | st.integers(0, 100)),
+        drill_percent=data.draw(st.sampled_from([0, 2])),
         frozen=data.draw(st.sampled_from(["", "deploy"])),
+        blocked=data.draw(st.sampled_from(["", "blocked"])),
     )
-    plan = weights.plan(situation, TERMS, NOW)
+    terms = data.draw(all_terms)
+    plan = weights.plan(situation, terms, NOW)
     assert sum(plan.percents.values()) == 100
     assert all(percent >= 0 for percent in plan.percents.values())
     assert plan.reason
@@ -159,15 +182,134 @@ def test_every_plan_is_whole_and_never_moves_onto_an_unfit_backup(data: st.DataO
     for lane in backups:
         if lane.problem:
             assert plan.percents[lane.key] <= max(here.get(lane.key, 0), 0), (lane, here, plan)
-    assert weights.plan(situation, TERMS, NOW) == plan
+    assert weights.plan(situation, terms, NOW) == plan
+    # Leaving a path that is down for one that is up waits for no budget, gate, window or approval.
+    stuck = any(here.get(lane.key) and lane.health is Health.DOWN for lane in backups)
+    free = situation.pinned_backup_percent is None and not situation.frozen
+    if stuck and free and situation.primary.health is Health.UP:
+        assert plan.leaves_down_path and plan.percents["primary"] >= 95
+        assert weights.guard(plan, here, [PLACE], Traffic(100, 99, reversals_last_hour=9)) is None
+
+
+# --- several backups, standing shares, drills ---------------------------------------------------------------------------
+
+SECOND = Lane("backup-2", Health.UP)
+HARD = Storm(7, False, 1.0)
+
+
+def wanted(situation: Situation, terms: Terms) -> dict[str, int]:
+    return dict(weights.plan(situation, terms, NOW).percents)
+
+
+@pytest.mark.parametrize(
+    ("capacities", "expected"),
+    [
+        ((100, 100), {"primary": 0, "backup-1": 50, "backup-2": 50}),
+        ((100, 50), {"primary": 0, "backup-1": 67, "backup-2": 33}),
+        ((30, 30), {"primary": 40, "backup-1": 30, "backup-2": 30}),
+        ((1, 200), {"primary": 0, "backup-1": 1, "backup-2": 99}),
+    ],
+)
+def test_backups_share_in_proportion_to_their_capacity(capacities: tuple[int, int], expected: dict[str, int]) -> None:
+    backups = [Lane(f"backup-{n + 1}", Health.UP, capacity_percent=c) for n, c in enumerate(capacities)]
+    situation = Situation(DOWN, backups, {"primary": 100}, SETTLED, storm=HARD)
+    assert wanted(situation, Terms(spread=Spread.SHARE)) == expected
+
+
+WARM = Terms(standing_percent=3)
+KEPT_WARM = {"primary": 97, "backup-1": 3}
+
+
+def test_a_standing_share_keeps_the_backup_warm_from_the_first_write_on() -> None:
+    assert wanted(Situation(UP, [BACKUP]), WARM) == KEPT_WARM
+    assert wanted(Situation(UP, [BACKUP], HOME, SETTLED), WARM) == KEPT_WARM
+    assert wanted(Situation(UP, [BACKUP], KEPT_WARM, SETTLED), TERMS) == HOME, "and is taken back at once"
+
+
+def test_a_standing_share_leaves_a_backup_that_is_down_and_stays_on_one_that_is_silent() -> None:
+    down = Lane("backup-1", Health.DOWN, problem="DOWN")
+    silent = Lane("backup-1", Health.UNKNOWN, problem="UNKNOWN")
+    assert wanted(Situation(UP, [down], KEPT_WARM, SETTLED), WARM) == HOME
+    assert wanted(Situation(UP, [silent], KEPT_WARM, SETTLED), WARM) == KEPT_WARM
+    assert wanted(Situation(UP, [silent], HOME, SETTLED), WARM) == HOME
+
+
+def test_a_standing_share_is_no_first_step_of_a_ramp() -> None:
+    partial = Storm(7, False, 0.2)
+    assert wanted(Situation(DOWN, [BACKUP], KEPT_WARM, None, storm=partial), WARM) == {"primary": 90, "backup-1": 10}
+
+
+def test_failback_ends_at_the_standing_share() -> None:
+    half = {"primary": 50, "backup-1": 50}
+    assert wanted(Situation(UP, [BACKUP], half, SETTLED, heading_home=True), WARM) == KEPT_WARM
+
+
+def test_a_drill_moves_its_percent_in_good_weather_only() -> None:
+    drilled = {"primary": 98, "backup-1": 2}
+    assert wanted(Situation(UP, [BACKUP], HOME, SETTLED, drill_percent=2), TERMS) == drilled
+    assert wanted(Situation(UP, [BACKUP], drilled, SETTLED), TERMS) == HOME
+    assert wanted(Situation(Lane("primary", Health.DEGRADED), [BACKUP], HOME, drill_percent=2), TERMS) == HOME
+    assert wanted(Situation(DOWN, [BACKUP], HOME, SETTLED, storm=HARD, drill_percent=2), TERMS) == AWAY
+
+
+def test_what_keeps_warm_and_what_rehearses_never_meets_the_radius() -> None:
+    for situation in (
+        Situation(UP, [BACKUP], HOME, drill_percent=5),
+        Situation(UP, [BACKUP], HOME),
+    ):
+        plan = weights.plan(situation, Terms(standing_percent=5), NOW)
+        assert plan.percents == {"primary": 95, "backup-1": 5}
+        assert weights.guard(plan, HOME, [PLACE], Traffic(100, 99)) is None
+
+
+# --- gates and ways home ------------------------------------------------------------------------------------------------
+
+
+def test_a_ramp_waits_while_the_backup_fails_and_goes_on_when_it_is_well() -> None:
+    ten, partial = {"primary": 90, "backup-1": 10}, Storm(7, False, 0.2)
+    tired = Lane("backup-1", Health.UP, share_bad=0.05)
+    plan = weights.plan(Situation(DOWN, [tired], ten, SETTLED, storm=partial), TERMS, NOW)
+    assert dict(plan.percents) == ten and "5% of backup-1's samples are bad" in plan.reason
+    assert percents(Situation(DOWN, [BACKUP], ten, SETTLED, storm=partial)) == {"primary": 75, "backup-1": 25}
+
+
+def test_failback_waits_while_the_primary_still_fails_now_and_then() -> None:
+    ten = {"primary": 10, "backup-1": 90}
+    shaky = Lane("primary", Health.UP, share_bad=0.03)
+    assert percents(Situation(shaky, [BACKUP], ten, SETTLED, heading_home=True)) == ten
+
+
+def test_a_backup_that_worsens_is_left_for_a_primary_that_is_up_else_held() -> None:
+    worse = Lane("backup-1", Health.DEGRADED, problem="DEGRADED", share_bad=0.15)
+    for storm in (None, Storm(7, True, 0.0)):
+        assert percents(Situation(UP, [worse], AWAY, None, storm=storm)) == HOME
+    assert percents(Situation(DOWN, [worse], AWAY, None, storm=HARD)) == AWAY
+    blip = Lane("backup-1", Health.DEGRADED, problem="DEGRADED", share_bad=0.05)
+    assert percents(Situation(UP, [blip], AWAY, None, storm=Storm(7, True, 0.0))) == AWAY
+
+
+def test_failback_in_its_window_begins_there_and_then_goes_on() -> None:
+    shut = Terms(failback=Failback.WINDOW, is_window_open=False)
+    ten = {"primary": 10, "backup-1": 90}
+    assert wanted(Situation(UP, [BACKUP], AWAY, SETTLED), shut) == AWAY
+    assert wanted(Situation(UP, [BACKUP], AWAY, SETTLED), Terms(failback=Failback.WINDOW)) == ten
+    assert wanted(Situation(UP, [BACKUP], ten, SETTLED, heading_home=True), shut) == {"primary": 50, "backup-1": 50}
+
+
+def test_failback_by_approval_waits_once_and_never_where_the_backup_is_down() -> None:
+    terms = Terms(failback=Failback.APPROVAL)
+    first = weights.plan(Situation(UP, [BACKUP], AWAY, SETTLED), terms, NOW)
+    refused = weights.guard(first, AWAY, [PLACE], CALM)
+    assert refused and refused[0] is Refusal.FAILBACK
+    ten = {"primary": 10, "backup-1": 90}
+    second = weights.plan(Situation(UP, [BACKUP], ten, SETTLED, heading_home=True), terms, NOW)
+    assert weights.guard(second, ten, [PLACE], CALM) is None
+    dead = Lane("backup-1", Health.DOWN, problem="DOWN")
+    escape = weights.plan(Situation(UP, [dead], AWAY, SETTLED), terms, NOW)
+    assert dict(escape.percents) == HOME and weights.guard(escape, AWAY, [PLACE], CALM) is None
 
 
 # --- guard ----------------------------------------------------------------------------------------------------------
-
-PLACE = Place("www.shop.test", "shop.test", "", 30)
-LEAVES = Plan(AWAY, "storm", 7, leaves_down_path=True)
-GOES_HOME = Plan(HOME, "failback", is_reversal=True)
-CALM = Traffic(domains_total=100, domains_moved_lately=0)
 
 
 def refusal(plan: Plan, here: dict[str, int], place: Place = PLACE, traffic: Traffic = CALM) -> Refusal | None:
@@ -183,7 +325,12 @@ def test_guard_lets_a_proper_move_pass() -> None:
 def test_guard_refuses_places_where_no_record_may_stand() -> None:
     assert refusal(LEAVES, HOME, Place("shop.test", "shop.test", "", 30)) is Refusal.APEX
     assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", "it is not verified", 30)) is Refusal.UNPROVEN
-    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", "", 301)) is Refusal.UNSAFE_TTL
+    assert refusal(LEAVES, HOME, Place("www.shop.test", "shop.test", "", 86_400)) is Refusal.UNSAFE_TTL
+    edited = Place("www.shop.test", "shop.test", "", 30, foreign="somebody edits it")
+    assert refusal(LEAVES, HOME, edited) is Refusal.FOREIGN
+    unarmed = Place("www.shop.test", "shop.test", "", 30, unarmed="ttl: 120 s")
+    assert refusal(LEAVES, HOME, unarmed) is Refusal.NOT_ARMED
+    assert refusal(LEAVES, HOME, Place("shop.test", "shop.test", "", 30, has_apex_form=True)) is None
 
 
 @pytest.mark.parametrize(
@@ -231,11 +378,11 @@ def test_reversals_are_limited_but_protection_is_not() -> None:
     ],
 )
 def test_consistent(wanted: dict[str, int], answers: dict[str, int], fits: bool) -> None:
-    assert (weights.consistent(wanted, answers) is None) == fits
+    assert (sampling.consistent(wanted, answers) is None) == fits
 
 
 def test_wilson_interval_of_the_textbook() -> None:
-    low, high = weights.wilson(45, 50, z=1.96)
+    low, high = sampling.wilson(45, 50, z=1.96)
     assert (round(low, 3), round(high, 3)) == (0.786, 0.957)
 
 
@@ -251,14 +398,14 @@ BLOCKED = "Edgeline refuses probes of several customers"
 
 def test_refused_probes_bring_a_plan_that_a_person_must_agree_to() -> None:
     plan = weights.plan(Situation(UP, [BACKUP], HOME, blocked=BLOCKED), TERMS, NOW)
-    assert (plan.percents, plan.needs_person) == (AWAY, BLOCKED)
+    assert plan.percents == AWAY and plan.needs_person and plan.needs_person[0] is Refusal.BLOCKED
     refused = weights.guard(plan, HOME, [], Traffic(domains_total=1000, domains_moved_lately=0))
     assert refused and refused[0] is Refusal.BLOCKED and "visitors" in refused[1]
 
 
 def test_refused_probes_never_end_what_was_agreed_to() -> None:
     plan = weights.plan(Situation(UP, [BACKUP], AWAY, SETTLED, blocked=BLOCKED), TERMS, NOW)
-    assert (plan.percents, plan.needs_person) == (AWAY, "")
+    assert (plan.percents, plan.needs_person) == (AWAY, None)
     assert percents(Situation(UP, [BACKUP], AWAY, SETTLED)) != AWAY  # without the incident it comes home
 
 
@@ -270,7 +417,7 @@ def test_refused_probes_move_nothing_onto_an_unfit_backup() -> None:
 def test_a_storm_goes_before_refused_probes() -> None:
     storm = Storm(7, False, 1.0)
     plan = weights.plan(Situation(DOWN, [BACKUP], HOME, storm=storm, blocked=BLOCKED), TERMS, NOW)
-    assert (plan.percents, plan.needs_person, plan.storm_id) == (AWAY, "", 7)
+    assert (plan.percents, plan.needs_person, plan.storm_id) == (AWAY, None, 7)
 
 
 @pytest.mark.parametrize("health", Health)

@@ -32,7 +32,7 @@ from django.conf import settings  # noqa: E402
 from django.utils import timezone  # noqa: E402
 from dnslib.server import DNSLogger, DNSServer  # noqa: E402
 
-from dns import steering  # noqa: E402
+from dns import outbox, steering  # noqa: E402
 from dns.models import WeightChange  # noqa: E402
 from services import watched  # noqa: E402
 from services.models import Target, VantagePoint  # noqa: E402
@@ -62,7 +62,7 @@ def v6(last: int) -> str:
     return f"fd07::{last}"
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> float:
+def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> float:
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
@@ -238,7 +238,7 @@ class Watcher:
             now = datetime.now(UTC)
             watch(now)
             steering.steer(now)
-            steering.submit(datetime.now(UTC))
+            outbox.submit(datetime.now(UTC))
 
     def __enter__(self) -> Watcher:
         self._thread.start()

@@ -14,9 +14,10 @@ import dnslib
 import pytest
 
 from billing import invoicing, metering
-from billing.models import Invoice, UsageSource
+from billing.models import CoverRuling, Invoice, UsageSource
+from billing.segments import Month
 from customers.models import Event
-from dns import steering
+from dns import outbox, reconcile, steering
 from dns.embedded import EmbeddedDns
 from dns.models import EmbeddedRecord, RecordSet, WeightChange
 from services.models import Target
@@ -61,11 +62,13 @@ class Story:
     def steer(self, now: datetime) -> list[WeightChange]:
         """As the task does: plan, write, and look until DNS shows it at every authoritative server."""
         made = steering.steer(now)
-        steering.submit(now)
+        outbox.submit(now)
         deadline = time.monotonic() + 10
         while WeightChange.objects.live().exists():
-            steering.observe(datetime.now(UTC))
+            reconcile.observe(datetime.now(UTC))
             assert time.monotonic() < deadline, RecordSet.objects.get().observation
+        # It was seen by this machine's clock, and the story has its own.
+        WeightChange.objects.filter(pk__in=[change.pk for change in made]).update(observed_at=now)
         return made
 
     def answers(self) -> set[str]:
@@ -129,7 +132,7 @@ def story(settings: Any, tmp_path: Path) -> Iterator[Story]:
     )
     factories.contract(
         customer=service.customer, rate_card=card, discount_rate=Decimal("0.5"), max_coverage_factor=Decimal("0.8"),
-        merge_gap_seconds=0,
+        merge_gap_seconds=0, drain_seconds=0,
     )  # fmt: skip
     for role, log_format in (("primary", "cloudflare_logpush"), ("backup", "cloudfront")):
         (tmp_path / role).mkdir()
@@ -199,29 +202,34 @@ def test_an_outage_moves_traffic_and_is_paid_to_the_cent(story: Story) -> None:
     for _ in range(2):
         metering.collect_all(apply=True, now=at("08:00"))
 
-    # Covered: the storm [12:02:15, 12:05:35) takes 45 s of minute 02, all of 03 and 04, 35 s of minute 05:
-    #     4 · 45/60 + 3 + 2 + 12 · 35/60 = 3 + 3 + 2 + 7 = 15 MB at 1000 a GB = 15.00
-    # Factor: min(contract 0.8, policy 0.6) = 0.6; discount 15.00 · 0.5 · 0.6 = 4.50
     # Usage: primary 12 MB at 500 a GB = 6.00; backup 26 MB at 1000 a GB = 26.00
-    # Total: 6.00 + 26.00 − 4.50 = 27.50
     customer = story.record_set.customer
-    period = invoicing.Period.of(2040, 3)
-    draft = invoicing.draft(customer, period, at("08:00"))
-    assert draft is not None
-    assert (draft.subtotal_minor, draft.discount_minor, draft.total_minor) == (3200, 450, 2750)
-    invoice = invoicing.finalize(draft, period.end + timedelta(hours=24))
+    month = Month(2040, 3)
+    (draft,) = invoicing.draft(customer, month, at("08:00"))
+    assert (draft.subtotal_minor, draft.discount_minor, draft.total_minor) == (3200, 0, 3200)
+    # One customer's own paths alone can't make a claim; a person finds that the CDN was at fault.
+    (refused,) = draft.decisions["storms"]
+    assert not refused["is_covered"] and "no witness yet" in refused["reason"]
+    CoverRuling.objects.create(
+        customer=customer, storm=storm, is_covered=True, reason="their status page", ruled_by="ann"
+    )
+
+    # Covered: from the shift seen at 12:02:36 until failback seen at 12:06:27. That is 24 s of minute 02, all of 03, 04
+    # and 05, and 27 s of minute 06: 4 · 24/60 + 3 + 2 + 12 + 5 · 27/60 = 20.85 MB at 1000 a GB = 20.85
+    # Factor: min(contract 0.8, policy 0.6) = 0.6; discount 20.85 · 0.5 · 0.6 = 6.255, rounded 6.26
+    # Total: 6.00 + 26.00 − 6.26 = 25.74
+    invoice = invoicing.finalize(draft, month.span().end + timedelta(hours=24))
     assert (invoice.state, invoice.subtotal_minor, invoice.discount_minor, invoice.total_minor) == (
-        Invoice.State.OPEN, 3200, 450, 2750,
+        Invoice.State.OPEN, 3200, 626, 2574,
     )  # fmt: skip
     lines = {(line.kind, line.path): line for line in invoice.lines.all()}
     assert {key: (line.bytes, line.amount_minor) for key, line in lines.items()} == {
         ("usage", "primary"): (12 * MB, 600),
         ("usage", "backup"): (26 * MB, 2600),
-        ("cover", "backup"): (15 * MB, 450),
+        ("cover", "backup"): (20_850_000, 626),
     }
     (told,) = lines["cover", "backup"].details["storms"]
     assert (told["start"], told["end"]) == ("2040-03-10T12:02:15Z", "2040-03-10T12:05:35Z")
     assert told["reason"] == storm.reason and told["attribution"] == "cdn_fault"
-    windows = {window["start"][14:16]: window["amount_minor"] for window in lines["cover", "backup"].details["windows"]}
-    # 3 and 7 of 15 MB in the minutes at its edges, and 5 in those between: their parts of the 450.
-    assert windows == {"02": 90, "03": 150, "05": 210}
+    (event,) = lines["cover", "backup"].details["events"]
+    assert event["spans"] == [{"start": "2040-03-10T12:02:36Z", "end": "2040-03-10T12:06:27Z"}]

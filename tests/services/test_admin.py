@@ -69,7 +69,7 @@ def test_the_proof_is_checked_by_a_post_alone(console: Client, monkeypatch: pyte
     console.get(url)
     domain.refresh_from_db()
     assert domain.check_result == ""
-    console.post(url, {"_form_submitted": "True"})
+    console.post(url, {"_form_submitted": "True", "reason": "they asked"})
     html = console.get(page(domain)).content.decode()
     assert ("The token is there." if found else "No server has the token.") in html
 
@@ -124,7 +124,7 @@ def test_a_reference_site_of_a_domain_is_refused_in_words(console: Client) -> No
 def test_a_deleted_service_gives_its_hostnames_back(console: Client) -> None:
     domain = factories.domain()
     url = reverse("admin:services_service_delete_softly", args=[domain.service.pk])
-    console.post(url, {"_form_submitted": "True"})
+    console.post(url, {"_form_submitted": "True", "reason": "they asked"})
     domain.refresh_from_db()
     assert domain.deleted_at is not None
     assert domain.service.deleted_at == domain.deleted_at

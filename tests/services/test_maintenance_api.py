@@ -205,10 +205,10 @@ def test_staff_add_a_cdns_window_and_lift_it(console: Client) -> None:
     window.refresh_from_db()
     assert window.reason == "an upgrade"
     lift = reverse("admin:services_maintenancewindow_lift", args=[window.pk])
-    console.post(lift, {"_form_submitted": "True"})
+    console.post(lift, {"_form_submitted": "True", "reason": "done early"})
     window.refresh_from_db()
     assert window.lifted_at is not None
-    assert console.post(lift, {"_form_submitted": "True"}).status_code == 403
+    assert console.post(lift, {"_form_submitted": "True", "reason": "done early"}).status_code == 403
     assert "lifted" in console.get(page).content.decode()
 
 

@@ -264,10 +264,10 @@ def test_a_vantage_point_whose_canaries_fail_is_blind_until_they_answer(world: W
     sighted = timezone.now()
     until(lambda: world.rows("primary", at__gt=sighted, is_blind=False).count() >= 2)
     kinds = Event.objects.filter(subject_type="vantagepoint", subject_id=point.pk).order_by("id")
-    assert list(kinds.values_list("kind", "customer_id")) == [
-        ("vantage_point.blind", None),
-        ("vantage_point.sees", None),
-    ]
+    told = list(kinds.values_list("kind", "customer_id"))
+    # Each change of sight is told once. (A machine that is too busy to answer itself may go blind a second time.)
+    assert told[:2] == [("vantage_point.blind", None), ("vantage_point.sees", None)]
+    assert all(before != after for before, after in pairwise(told))
 
 
 def test_removing_the_canaries_ends_blindness(world: World) -> None:

@@ -169,7 +169,8 @@ def test_each_filter(client: APIClient, path: Target, point: VantagePoint) -> No
     assert [row["vantage_point"] for row in get(client, outcome="timeout").json()] == ["fra-1"]
     assert get(client, vantage_point="nowhere").json() == []
     assert get(client, service=service_of(other).pk, path=path.pk).json() == []
-    assert len(get(client, path=path.pk, vantage_point="fra-1", outcome="timeout", unheard_of="x").json()) == 1
+    assert len(get(client, path=path.pk, vantage_point="fra-1", outcome="timeout").json()) == 1
+    assert get(client, path=path.pk, unheard_of="x").status_code == 400
 
 
 def test_facets_are_paths_too(client: APIClient, path: Target, point: VantagePoint) -> None:
@@ -324,7 +325,9 @@ def test_only_the_index_by_service_is_read(client: APIClient, path: Target, poin
     noisy = factories.target()
     record([noisy], [point], times(NOON, NOON + 3000 * SECOND, 1))
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE probe_samples")
+        # Of this partition alone: that another one is empty now would be remembered when this test is rolled back, and
+        # spoil the plans of tests that fill it.
+        cursor.execute("ANALYZE probe_samples_20261123")
         record([path], [point], [NOON - HOUR / 2])
         with CaptureQueriesContext(connection) as queries:
             assert len(get(client).json()) == 1

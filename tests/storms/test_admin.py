@@ -83,7 +83,10 @@ def test_the_page_tells_what_each_version_changed(console: Client) -> None:
 
 def test_a_deleted_policy_makes_room_for_another(console: Client) -> None:
     policy = factories.policy()
-    console.post(reverse("admin:storms_stormpolicy_delete_softly", args=[policy.pk]), {"_form_submitted": "True"})
+    console.post(
+        reverse("admin:storms_stormpolicy_delete_softly", args=[policy.pk]),
+        {"_form_submitted": "True", "reason": "gone"},
+    )
     console.post(reverse("admin:storms_stormpolicy_add"), terms(service=policy.service.pk))
     assert StormPolicy.objects.count() == 2
     assert StormPolicy.objects.live().count() == 1

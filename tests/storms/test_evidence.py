@@ -37,7 +37,7 @@ def site() -> Site:
     made.see(70, 180, "ok", "primary")
     made.see(190, 250, "timeout", "primary", total_ms=5000.0)
     made.see(260, 600, "ok", "primary")
-    for moment in range(-600, 601, INTERVAL):
+    for moment in range(-120, 601, INTERVAL):
         watch(at(moment + 6))
     return made
 
@@ -137,7 +137,7 @@ def test_the_command_exits_with_1_if_anything_differs(pack: dict[str, Any], tmp_
     path, out = tmp_path / "storm.json", StringIO()
     path.write_text(evidence.canonical(pack))
     call_command("replay", str(path), stdout=out)
-    assert pack["sha256"] in out.getvalue()
+    assert pack["sha256"] in out.getvalue() and "checked  6 entries, each decided again" in out.getvalue()
     _bad(pack)["outcome"] = "ok"
     path.write_text(evidence.canonical(pack))
     with pytest.raises(CommandError) as refused:
@@ -145,13 +145,19 @@ def test_the_command_exits_with_1_if_anything_differs(pack: dict[str, Any], tmp_
     assert refused.value.returncode == 1 and "minutes" in out.getvalue()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"type": "storm"}', '{"type": "storm", "format": 1}', "[" * 100_000])
+NO_PACKS = [
+    "", "[]", "{}", '{"type": "storm"}', '{"type": "storm", "format": 1}', '{"type": "gale", "format": 1}', "[" * 100_000,
+    '{"type": "storm", "format": 0.5}', '{"type": "storm", "format": NaN}', '{"type": "line", "type": "storm"}', '{"type": "st',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_PACKS)
 def test_what_is_no_pack_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "pack.json"
     path.write_text(text)
     with pytest.raises(CommandError) as refused:
         call_command("replay", str(path), stdout=StringIO())
-    assert refused.value.returncode == 2
+    assert refused.value.returncode == 2 and "\n" not in str(refused.value)
 
 
 def test_it_is_sealed_once_its_samples_are_kept_and_outlives_them(site: Site, pack: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A year of noise, hundreds of outages, flapping and wrong clocks, in virtual time through the real detector.
 
-Everything follows from its seed. NOISE_DAYS says how many days of noise each host sees: 365 make the same test longer.
+Everything follows from its seed. NOISE_HOSTS says how many hosts see noise and NOISE_DAYS for how many days, OUTAGES how many
+outages there are of each kind: 50, 365 and 500 make the same tests longer.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from storms.verdicts import Policy, VantagePoint
 POINTS = tuple(VantagePoint(f"v{n}", "eu", f"AS{n}") for n in range(3))
 START = to_micros(datetime(2026, 3, 1, tzinfo=UTC))
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
-OUTAGES = 500
-HOSTS, HOSTS_AT_ONCE = 50, 5
-NOISE_DAYS = int(os.environ.get("NOISE_DAYS", "30"))
+OUTAGES = int(os.environ.get("OUTAGES", "200"))
+HOSTS, HOSTS_AT_ONCE = int(os.environ.get("NOISE_HOSTS", "15")), 5
+NOISE_DAYS = int(os.environ.get("NOISE_DAYS", "15"))
 ALL, PRIMARY = frozenset(PATHS), frozenset({"primary"})
 
 
@@ -99,7 +100,7 @@ def noise(seed: int, days: int) -> list[Fault]:
 
 @pytest.mark.parametrize("first", range(0, HOSTS, HOSTS_AT_ONCE))
 def test_noise_is_no_storm(first: int) -> None:
-    """0 of 50 hosts. With 365 days the upper bound (95 %, rule of three) is 3 / 50 = 0.06 false storms a host and year."""
+    """Of 50 hosts and 365 days the upper bound (95 %, rule of three) is 3 / 50 = 0.06 false storms a host and year."""
     samples = 0
     for host in range(first, first + HOSTS_AT_ONCE):
         result = run(noise(host, NOISE_DAYS), START + NOISE_DAYS * DAY, host)

@@ -261,7 +261,10 @@ def test_somebody_elses_service_is_like_none(site: Site, client_of: ClientOf) ->
         outsider.post("/v1/backtests", asked(site) | {"service": number}) for number in (pk, 10**12)
     )  # fmt: skip
     assert_problem(foreign, 400, "service")
-    assert foreign.content.replace(str(pk).encode(), b"?") == absent.content.replace(b"1000000000000", b"?")
+    # In quotes: alone, 4 is in “400” too.
+    said = [answer.json()["detail"] for answer in (foreign, absent)]
+    assert said[0].replace(f'"{pk}"', "?") == said[1].replace('"1000000000000"', "?")
+    assert foreign.json().keys() == absent.json().keys()
 
 
 @pytest.mark.parametrize(("scopes", "status"), [(("read",), 200), (("write",), 403)])
@@ -282,7 +285,7 @@ def test_the_api_asks_no_more_for_more_storms(client_of: ClientOf) -> None:
         with CaptureQueriesContext(connection) as captured:
             assert client.post("/v1/backtests", asked(site, against={"min_failures": 6})).status_code == 200
         counts.append(len(captured))
-    assert counts[0] == counts[1] <= 16
+    assert counts[0] == counts[1] <= 18
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -428,7 +431,7 @@ def test_the_page_asks_no_more_for_more_storms(console: Client) -> None:
         with CaptureQueriesContext(connection) as captured:
             html_of(console, **question(site, against_min_failures="6"))
         counts.append(len(captured))
-    assert counts[0] == counts[1] <= 20
+    assert counts[0] == counts[1] <= 22
 
 
 # --- the picture ---------------------------------------------------------------------------------------------------

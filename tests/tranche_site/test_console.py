@@ -14,7 +14,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from services.models import VantagePoint
+from dns import accounts
+from dns.models import DnsAccount, RecordSet
+from dns.providers.contract import ProviderError, Trouble
+from services.models import Service, VantagePoint
 from storms.models import PathVerdict
 from tests import factories
 from tests.tranche_site import console_rows as rows
@@ -54,8 +57,9 @@ def test_every_model_is_in_the_console_but_samples_and_entries() -> None:
     }
     # Their keys are composite: Django's admin can't show them.
     samples = {"services.ProbeSample", "services.SampleMinute", "storms.StormSample"}
-    # Lines of a timeline say nothing by themselves: they are read on their storm's and their incident's page.
-    assert missing == samples | {"storms.StormEntry", "storms.IncidentEntry"}
+    # Lines of a timeline say nothing by themselves: they are read on their storm's, incident's and delivery's page.
+    lines = {"storms.StormEntry", "storms.IncidentEntry", "customers.DeliveryAttempt"}
+    assert missing == samples | lines | {"customers.IdempotentRequest"}  # for a day, and for machines
 
 
 def test_every_admin_has_our_base_class() -> None:
@@ -141,6 +145,9 @@ def test_calm_says_so(console: Client) -> None:
     assert "Canaries stand on 2 of the 3 networks" in text_of(console)
     factories.target("canary", hostname="canary-4.test", network="AS4")
     text = text_of(console)
+    assert "No alarm" in text and "1 service had no good drill in 30 days" in text
+    rows.good_drill(Service.objects.get())
+    text = text_of(console)
     assert "Nothing is wrong." in text
     assert "2 paths UP" in text
     assert "No storm." in text
@@ -186,6 +193,30 @@ def test_an_old_verdict_is_unknown(console: Client) -> None:
     assert "Nothing is wrong" not in text
 
 
+def test_what_is_the_matter_with_dns_is_counted(console: Client) -> None:
+    a_seeing_vantage_point()
+    for n in range(12):
+        domain = rows.protected_domain()
+        rows.good_drill(domain.service, ended_at=timezone.now() - timedelta(days=n * 4))
+        factories.policy(service=domain.service, mode="armed" if n else "watch_only")
+    RecordSet.objects.filter(pk__in=RecordSet.objects.order_by("pk").values("pk")[:11]).update(
+        is_held=True, armed_at=None, unarmed_reason="zone: no such zone"
+    )
+    account = DnsAccount.objects.first()
+    assert account
+    accounts.note_trouble(account, ProviderError("AccessDenied", permanent=True, trouble=Trouble.ACCESS))
+    text = text_of(console)
+    for said in (
+        "1 DNS account is in trouble", "11 record sets are left alone: people edit them",
+        "10 domains of armed policies are not armed", "4 services had no good drill in 30 days",
+    ):  # fmt: skip
+        assert said in text
+    RecordSet.objects.update(released_at=timezone.now())
+    text = text_of(console)
+    for gone in ("left alone", "not armed", "no good drill"):
+        assert gone not in text
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"last_probe_at": None}, {"blind_since": timezone.now(), "blind_reason": "canaries fail"}],
@@ -209,7 +240,7 @@ def test_queries_are_bounded_whatever_there_is(console: Client, django_assert_ma
         rows.weight_change(domain.record_set)
         factories.storm(service=domain.service, incident=factories.incident())
     for path in (LIVE, "/admin/"):
-        with django_assert_max_num_queries(16):
+        with django_assert_max_num_queries(19):
             html = console.get(path).content.decode()
         assert html.count('class="tr-service"') == 10
 

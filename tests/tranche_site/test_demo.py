@@ -203,8 +203,14 @@ def test_flicker_is_now_good_and_now_bad(edge: Edge, monkeypatch: pytest.MonkeyP
 
 def test_who_probes_can_be_cut_off_alone(edge: Edge) -> None:
     edge.server.cuts_off_probers = True
-    with pytest.raises((ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)):
-        edge.get(source=world.VANTAGE_POINTS[0].source_address)
+    # Over TCP alone: nothing is sent, so that a server which waited for a greeting would let this time out. (Python's
+    # SSLSocket forgets to close itself where the reset comes before its handshake.)
+    prober = (world.VANTAGE_POINTS[0].source_address, 0)
+    with (
+        contextlib.suppress(ConnectionResetError),
+        socket.create_connection(("127.0.0.1", edge.port), 5, source_address=prober) as plain,
+    ):
+        assert plain.recv(1) == b""
     assert _status(edge.get(source=world.VISITOR_ADDRESS)) == 200
     edge.server.cuts_off_probers = False
     assert _status(edge.get(source=world.VANTAGE_POINTS[0].source_address)) == 200

@@ -8,7 +8,7 @@ from django.test import Client
 from drf_spectacular.drainage import GENERATOR_STATS
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tests.tranche_site.test_tenancy import PUBLIC, ROUTES
+from tests.tranche_site.test_tenancy import LINE, PUBLIC, ROUTES
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,9 @@ def test_every_route_and_verb_is_in_it(document: dict[str, Any]) -> None:
     for route in ROUTES:
         if route.name in PUBLIC:
             continue
-        path = route.url(0).replace("/0", "/{id}")
-        actions = getattr(route.view, "actions", {"get": "get"})
+        path = route.url(0).replace("/0", "/{id}").replace(f"/{LINE}", "/{line}")
+        verbs = [verb for verb in ("get", "patch") if hasattr(route.view.cls, verb)]
+        actions = getattr(route.view, "actions", verbs)
         assert set(document["paths"][path]) == set(actions) - {"put", "head"}, path
     assert len(document["paths"]) == len(ROUTES) - len(PUBLIC)
 
@@ -47,7 +48,7 @@ def test_every_operation_wants_a_key_and_tells_how_it_refuses(document: dict[str
             assert operation["security"] == [{"ApiKey": []}], path
             assert {"400", "401", "403"} <= set(operation["responses"]), path
             assert ("404" in operation["responses"]) == ("{id}" in path), path
-            assert ("409" in operation["responses"]) == (verb in ("post", "patch")), path
+            assert ("409" in operation["responses"]) == (verb in ("post", "patch", "delete")), path
             for status, response in operation["responses"].items():
                 if status >= "400":
                     assert set(response["content"]) == {"application/problem+json"}

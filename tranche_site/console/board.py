@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Case, Count, F, Max, Min, Q, Value, When
+from django.db.models import Case, Count, Exists, F, Max, Min, OuterRef, Q, Value, When
 from django.urls import reverse
 
 from billing.models import Invoice
 from billing.money import format_minor
-from dns.models import Freeze, Pin, WeightChange
-from services.models import Target, VantagePoint
-from storms.models import CdnIncident, Finding, StormEvent
+from dns import readiness
+from dns.models import DnsAccount, Drill, Freeze, Pin, RecordSet, WeightChange
+from services.models import Service, Target, VantagePoint
+from storms.models import CdnIncident, Finding, StormEvent, StormPolicy
 from tranche_site.console import traffic
 from tranche_site.console.traffic import Traffic
 from tranche_site.floor.console_admin import percent
@@ -121,6 +122,19 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns:
+    """How many of each there are."""
+
+    accounts_in_trouble: int = 0
+    left_alone: int = 0
+    """Record sets that a person edits."""
+    unarmed: int = 0
+    """Domains that an armed policy counts on, and that nothing may be written for."""
+    undrilled: int = 0
+    """Steered services whose backup no drill has proven lately."""
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     now: datetime
     notices: list[Notice]
@@ -139,6 +153,7 @@ class Board:
     traffic: Traffic | None
     may: frozenset[str]
     canary_networks: int
+    dns: Dns
 
     @property
     def tone(self) -> str:
@@ -188,6 +203,7 @@ def read(user: User | AnonymousUser, now: datetime) -> Board:
         bills=_bills() if "bills" in may else [],
         findings=findings, freezes=freezes, pins=pins, may=may, canary_networks=networks,
         traffic=traffic.read(now) if "usage" in may else None,
+        dns=_dns(now, may),
     )  # fmt: skip
     half.notices.extend(_notices(half))
     return half
@@ -202,6 +218,9 @@ _PANELS = {
     "findings": "storms.view_finding",
     "freezes": "dns.view_freeze",
     "pins": "dns.view_pin",
+    "accounts": "dns.view_dnsaccount",
+    "record_sets": "dns.view_recordset",
+    "drills": "dns.view_drill",
     "bills": "billing.view_invoice",
     "usage": "billing.view_usagesnapshot",
 }
@@ -340,13 +359,35 @@ def _bills() -> list[Bill]:
     ]
 
 
+def _dns(now: datetime, may: frozenset[str]) -> Dns:
+    steered = RecordSet.objects.live()
+    armed = StormPolicy.objects.live().filter(mode=StormPolicy.Mode.ARMED, service=OuterRef("domain__service"))
+    found = {"left_alone": 0, "unarmed": 0}
+    if "record_sets" in may:
+        found = steered.aggregate(
+            left_alone=Count("pk", filter=Q(is_held=True)),
+            unarmed=Count("pk", filter=Q(Exists(armed), armed_at__isnull=True)),
+        )
+    undrilled = 0
+    if "drills" in may:
+        good = Drill.objects.filter(
+            service=OuterRef("pk"), state=Drill.State.PASSED, ended_at__gt=now - readiness.GOOD_DRILL
+        )
+        services = Service.objects.live().filter(Exists(steered.filter(domain__service=OuterRef("pk"))))
+        undrilled = services.exclude(Exists(good)).count()
+    accounts = DnsAccount.objects.exclude(trouble="").count() if "accounts" in may else 0
+    return Dns(accounts, found["left_alone"], found["unarmed"], undrilled)
+
+
 # --- the headline ---------------------------------------------------------------------------------------------------
 
 
 def _notices(board: Board) -> Iterable[Notice]:
-    def told(tone: str, count: int, one: str, many: str, view: str, query: str = "") -> Iterable[Notice]:
+    def told(
+        tone: str, count: int, one: str, many: str, view: str, query: str = "", *, is_exact: bool = False
+    ) -> Iterable[Notice]:
         if count:
-            some = f"{count} or more" if count >= ROWS and tone != "exact" else str(count)
+            some = str(count) if is_exact or count < ROWS else f"{count} or more"
             text = f"1 {one}" if count == 1 else f"{some} {many}"
             yield Notice(tone, text, reverse(f"admin:{view}_changelist") + query)
 
@@ -383,6 +424,18 @@ def _notices(board: Board) -> Iterable[Notice]:
         text = f"Canaries stand on {board.canary_networks} of the {CANARY_NETWORKS} networks that blindness is told by"
         yield Notice("warning", text, reverse("admin:services_target_changelist") + "?role__exact=canary")
     yield from told(
+        "danger", board.dns.accounts_in_trouble, "DNS account is in trouble", "DNS accounts are in trouble",
+        "dns_dnsaccount", "?state=trouble", is_exact=True,
+    )  # fmt: skip
+    yield from told(
+        "warning", board.dns.left_alone, "record set is left alone: a person edits it",
+        "record sets are left alone: people edit them", "dns_recordset", "?stands=alone", is_exact=True,
+    )  # fmt: skip
+    yield from told(
+        "warning", board.dns.unarmed, "domain of an armed policy is not armed",
+        "domains of armed policies are not armed", "dns_recordset", "?armed=no", is_exact=True,
+    )  # fmt: skip
+    yield from told(
         "warning", len(board.held), "plan waits for an operator", "plans wait for an operator", "dns_weightchange",
         "?state__exact=held",
     )  # fmt: skip
@@ -393,3 +446,8 @@ def _notices(board: Board) -> Iterable[Notice]:
         "warning", len(board.freezes), "freeze is in force", "freezes are in force", "dns_freeze", "?in_force=yes"
     )
     yield from told("quiet", len(board.pins), "pin is in force", "pins are in force", "dns_pin", "?in_force=yes")
+    days = readiness.GOOD_DRILL.days
+    yield from told(
+        "quiet", board.dns.undrilled, f"service had no good drill in {days} days",
+        f"services had no good drill in {days} days", "dns_drill", is_exact=True,
+    )  # fmt: skip

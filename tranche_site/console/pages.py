@@ -1,4 +1,4 @@
-"""The pages that are no row's: the dashboard, whole and as the part that refreshes itself, and the backtest."""
+"""The pages that are no row's: the dashboard, whole and as the part that refreshes itself, plan, backtest and exposure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
 
-from tranche_site.console import backtest_page, board
+from tranche_site.console import backtest_page, board, exposure_page, plan_page
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
@@ -32,5 +32,9 @@ def live(request: HttpRequest) -> HttpResponse:
 def urls() -> list[URLPattern]:
     return [
         path("dashboard/live", live, name="dashboard_live"),
+        path("plan", admin.site.admin_view(plan_page.page), name="plan"),
+        path("plan/<int:service_id>/pin", admin.site.admin_view(plan_page.pin), name="plan_pin"),
+        path("plan/<int:service_id>/freeze", admin.site.admin_view(plan_page.freeze), name="plan_freeze"),
+        path("exposure", admin.site.admin_view(exposure_page.page), name="exposure"),
         path("backtest", admin.site.admin_view(backtest_page.page), name="backtest"),
     ]

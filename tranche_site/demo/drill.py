@@ -23,7 +23,8 @@ from django.conf import settings
 from django_celery_beat.models import PeriodicTask, PeriodicTasks
 
 from billing import invoicing, metering
-from billing.models import Contract, Invoice, LogObject, RateCard
+from billing.models import Contract, Invoice, LogObject, Prices
+from billing.segments import Month
 from customers.models import Customer
 from dns.models import RecordSet, WeightChange
 from services.models import Service, Target, VantagePoint
@@ -34,6 +35,8 @@ PRICE_PER_GB = Decimal(1000)  # 1.00 a megabyte, so that seconds of traffic cost
 DISCOUNT_RATE = Decimal("0.5")
 FAULT_SECONDS = 6.0
 """How long a fault that must move nothing lasts: half as long again as a real storm may take to be detected."""
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 T = TypeVar("T")
 
@@ -47,6 +50,8 @@ class Drill:
     say: Callable[[str], None]
     result: dict[str, Any] = field(default_factory=dict)
     _zero: float = field(default_factory=time.time)
+    _shifted_at: datetime = _NEVER
+    _home_at: datetime = _NEVER
     _http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=5))
 
     def run(self) -> None:
@@ -74,6 +79,7 @@ class Drill:
         moved = self._until("the shift to be observed", 10, lambda: self._change(primary=0, observed=True))
         self.result["submitted_after_s"] = self._after(moved.submitted_at)
         self.result["observed_after_s"] = self._after(moved.observed_at)
+        self._shifted_at = moved.observed_at or _NEVER
         self._tell(f"weights {self._split(moved)} observed at every authoritative server")
         at = self._until("traffic at the backup", 20, lambda: self._moved_at("backup"))
         self.result["traffic_moved_after_s"] = round(at - self._zero, 2)
@@ -86,6 +92,7 @@ class Drill:
         self._tell(f"the storm is over: {ended.closing_reason}")
         home = self._until("failback", 60, lambda: self._change(primary=100, observed=True, after=moved.generation))
         self.result["failback_done_after_s"] = self._after(home.observed_at)
+        self._home_at = home.observed_at or _NEVER
         self._tell(f"weights {self._split(home)} observed: traffic is home")
         self._until("visitors at the primary", 10, lambda: self._moved_at("primary"))
         storm.refresh_from_db()
@@ -99,15 +106,16 @@ class Drill:
         metering.collect_all(apply=True, now=datetime.now(UTC))
         customer = Customer.objects.get(name=seed.CUSTOMER)
         now = datetime.now(UTC)
-        period = invoicing.Period.of(now.year, now.month)
-        draft = invoicing.draft(customer, period, now)
-        if draft is None:
+        month = Month.at(now)
+        drafts = invoicing.draft(customer, month, now)
+        if not drafts:
             raise DrillFailed("there was no usage to invoice")
         # The month is not over; the drill issues it as it would be issued when its grace period has passed.
-        grace = timedelta(hours=draft.contract.grace_hours)
-        invoice = invoicing.finalize(draft, period.end + grace)
-        storm = StormEvent.objects.get()
-        expected = expected_minor(storm.started_at, storm.ended_at or now)
+        contract = drafts[0].contract
+        invoice = invoicing.finalize(drafts[0], month.span().end + timedelta(hours=contract.grace_hours))
+        # Covered from the shift that was seen in DNS until visitors had time to come home.
+        home = self._home_at + timedelta(seconds=contract.drain_seconds)
+        expected = expected_minor(StormEvent.objects.get().started_at, self._shifted_at, home)
         self.result |= {
             "backup_bytes": expected["backup_bytes"],
             "discount_minor": invoice.discount_minor,
@@ -241,14 +249,17 @@ class Drill:
         )
         RecordSet.objects.update(ttl_seconds=1)
         tiers = [{"up_to": None, "per_unit": str(PRICE_PER_GB)}]
-        RateCard.objects.update(primary_tiers=tiers, backup_tiers=tiers)
+        Prices.objects.update(primary_tiers=tiers, backup_tiers=tiers)
         Contract.objects.update(discount_rate=DISCOUNT_RATE, merge_gap_seconds=0)
         PeriodicTask.objects.filter(task__in=["billing.collect_usage", "billing.draft_invoices"]).update(enabled=False)
         PeriodicTasks.update_changed()
 
 
-def expected_minor(start: datetime, end: datetime) -> dict[str, int]:
-    """The invoice once more, from the log files alone: text in, a few sums, no code of `billing`."""
+def expected_minor(storm_at: datetime, start: datetime, end: datetime) -> dict[str, int]:
+    """The invoice once more, from the log files alone: text in, a few sums, no code of `billing`.
+
+    Covered is what the backup had from `start` to `end` above its share before the storm, which our probes alone give it.
+    """
     usage: dict[str, dict[datetime, int]] = {"primary": defaultdict(int), "backup": defaultdict(int)}
     for edge in world.EDGES:
         keys = LogObject.objects.filter(source__name__contains=edge.cdn, state="counted").values_list("key", flat=True)
@@ -258,12 +269,17 @@ def expected_minor(start: datetime, end: datetime) -> dict[str, int]:
                     usage[edge.role][at.replace(second=0, microsecond=0)] += size
     per_byte = Fraction(PRICE_PER_GB) / 10**9
     minute = timedelta(minutes=1)
-    covered = Fraction(0)
-    for begin, size in usage["backup"].items():
-        overlap = max(min(end, begin + minute) - max(start, begin), timedelta(0))
-        covered += size * Fraction(overlap // timedelta(microseconds=1), 60_000_000)
+    moved, before = defaultdict[str, Fraction](Fraction), defaultdict[str, int](int)
+    for role, minutes in usage.items():
+        for begin, size in minutes.items():
+            overlap = max(min(end, begin + minute) - max(start, begin), timedelta(0))
+            moved[role] += size * Fraction(overlap // timedelta(microseconds=1), 60_000_000)
+            before[role] += size if begin + minute <= storm_at else 0
+    everything = sum(before.values())
+    normal = Fraction(before["backup"], everything) if everything else Fraction(0)
+    covered = max(moved["backup"] - normal * sum(moved.values()), Fraction(0))
     primary, backup = (sum(usage[role].values()) for role in ("primary", "backup"))
-    discount = _cents(covered * per_byte * Fraction(DISCOUNT_RATE))
+    discount = _cents(int(covered) * per_byte * Fraction(DISCOUNT_RATE))  # whole bytes are covered
     return {
         "backup_bytes": backup,
         "discount_minor": discount,

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from billing.models import Contract, RateCard, UsageSource
+from billing.models import Contract, Prices, RateCard, UsageSource
 from customers.models import SCOPES, ApiKey, Customer
 from dns.models import DnsAccount, EmbeddedRecord, RecordSet
 from services.models import Cdn, Service, ServiceDomain, Target, VantagePoint
@@ -80,11 +80,12 @@ def _make_service(customer: Customer, cdns: dict[str, Cdn]) -> None:
     RecordSet.objects.create(
         customer=customer, domain=domain, account=account, zone=world.ZONE, ttl_seconds=TTL_SECONDS
     )
-    card = RateCard.objects.create(
-        name="Demo prices", primary_tiers=[{"up_to": None, "per_unit": "100.00"}],
+    card = RateCard.objects.create(name="Demo prices")
+    first_of_month = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    Prices.objects.create(
+        rate_card=card, valid_from=first_of_month, primary_tiers=[{"up_to": None, "per_unit": "100.00"}],
         backup_tiers=[{"up_to": None, "per_unit": "120.00"}],
     )  # fmt: skip
-    first_of_month = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     Contract.objects.create(customer=customer, rate_card=card, valid_from=first_of_month, discount_rate=Decimal("0.5"))
     for edge in world.EDGES:
         world.log_directory(edge).mkdir(parents=True, exist_ok=True)

@@ -71,6 +71,7 @@ def environment() -> dict[str, str]:
     return {
         "AUTHORITY_OVERRIDES": f"{ZONE}=127.0.0.1:{settings.DEMO_DNS_PORT}",
         "PROBE_ALLOW_PRIVATE": "1",
+        "DNS_API_ALLOW_PRIVATE": "1",
         "PROBE_MINIMUM_INTERVAL_SECONDS": "1",
         "PROBE_EXTRA_CA_FILE": str(home() / "ca.pem"),
         "PROBE_OWN_INTERVAL_SECONDS": os.environ.get("PROBE_OWN_INTERVAL_SECONDS", "5"),

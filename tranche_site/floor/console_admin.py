@@ -3,7 +3,8 @@
 Conventions that the classes here keep, so that no admin has to:
 
 * times are shown in UTC, to the second, with their age as a tooltip;
-* a change of state that is no edit is an action with a confirmation, sent by POST, and leaves an audit entry;
+* a change of state that is no edit is an action with a confirmation and a reason, sent by POST, and leaves an audit
+  entry that says the reason; what moves traffic or money, or can't be taken back, is marked as dangerous;
 * what a person must not write is `ReadOnly`; what is kept after deletion is `SoftDelete`.
 """
 
@@ -19,10 +20,12 @@ from django.contrib import admin, messages
 from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.timesince import timesince, timeuntil
 from unfold import admin as unfold_admin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter, RangeDateTimeFilter
@@ -55,7 +58,11 @@ __all__ = [
     "SoftDelete",
     "TabularInline",
     "action",
+    "asker",
+    "coloured",
     "confirmed",
+    "confirmed_for_many",
+    "dangerous_action",
     "data_size",
     "display",
     "moment",
@@ -83,6 +90,11 @@ def moment(at: datetime | None) -> str:
     )
 
 
+def coloured(text: object, colour: str = "") -> str:
+    """A coloured word: success, info, warning, danger, or none."""
+    return render_to_string("unfold/helpers/label.html", {"text": text, "type": colour})
+
+
 def display(*, description: str, ordering: str | None = None, label: Mapping[str, str] | None = None) -> Any:
     """Django's, with a coloured label for each value of a state; unfold's own labels stand in lists only."""
 
@@ -97,7 +109,7 @@ def _coloured(function: Callable[..., Any], colours: Mapping[str, str]) -> Calla
     @wraps(function)
     def shown(*args: Any) -> str:
         value = function(*args)
-        return render_to_string("unfold/helpers/label.html", {"text": value, "type": colours.get(value, "")})
+        return coloured(value, colours.get(value, ""))
 
     return shown
 
@@ -167,7 +179,11 @@ class Form(forms.ModelForm):
 class ReasonForm(BaseDialogForm):
     """For what a person does to a record that is kept for ever: never without a word about why."""
 
-    reason = forms.CharField(max_length=1000, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}))
+    reason = forms.CharField(
+        max_length=1000,
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
+        help_text="Kept with your name in the audit log.",
+    )
 
 
 # --- actions --------------------------------------------------------------------------------------------------------
@@ -181,11 +197,58 @@ def confirmed(
     permission: str = "change",
     icon: str | None = None,
     variant: ActionVariant = ActionVariant.DEFAULT,
-    form_class: type[BaseDialogForm] = BaseDialogForm,
+    form_class: type[BaseDialogForm] = ReasonForm,
+    dangerous: bool = False,
 ) -> Callable[[Callable[..., HttpResponse]], Any]:
-    """An action on one row that asks first. A GET shows the question; only the POST of its form acts."""
+    """An action on one row that asks first, and for the reason. A GET shows the question; only the POST of its form acts.
+
+    A `form_class` that asks for no reason is for what changes nothing but our knowledge. `dangerous` is for what moves
+    traffic or money or can't be taken back; it stands on the action as `is_dangerous`.
+    """
     dialog = {"title": description, "description": question, "form_class": form_class, "form_submit_text": submit}
-    return action(description=description, permissions=[permission], icon=icon, variant=variant, dialog=dialog)
+    made = action(description=description, permissions=[permission], icon=icon, variant=variant, dialog=dialog)
+    return lambda function: _marked(made(function), dangerous)
+
+
+def dangerous_action(function: Any) -> Any:
+    """Marks an action, or a view, that asks in a page of its own, as `confirmed(dangerous=True)` marks the others."""
+    return _marked(function, True)
+
+
+def _marked(function: Any, dangerous: bool) -> Any:
+    function.is_dangerous = dangerous
+    return function
+
+
+def confirmed_for_many(
+    description: str, question: str, *, submit: str, permission: str, dangerous: bool = False
+) -> Callable[[Callable[..., None]], Any]:
+    """An action on the rows that are ticked in a list, which asks first, and for the reason, in a page of its own.
+
+    It is called with (request, queryset, reason).
+    """
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @wraps(function)
+        def asks(self: ModelAdmin, request: HttpRequest, queryset: models.QuerySet[Any]) -> HttpResponse | None:
+            form = ReasonForm(request, None, request.POST if "_form_submitted" in request.POST else None)
+            if form.is_valid():
+                function(self, request, queryset, form.cleaned_data["reason"])
+                return None  # back to the list
+            context = {
+                **self.admin_site.each_context(request), "opts": self.opts, "title": description, "question": question,
+                "submit": submit, "form": form, "back": request.get_full_path(),
+                "kept": [(name, value) for name in _TICKED for value in request.POST.getlist(name)],
+            }  # fmt: skip
+            return render(request, "console/ask_many.html", context)
+
+        return _marked(admin.action(description=description, permissions=[permission])(asks), dangerous)
+
+    return decorate
+
+
+_TICKED = ("action", "select_across", "_selected_action")
+"""What the list says of the rows that are ticked, and is said again with the reason."""
 
 
 def settled(request: HttpRequest, url: str, message: str) -> HttpResponse:
@@ -195,6 +258,13 @@ def settled(request: HttpRequest, url: str, message: str) -> HttpResponse:
 
 def refused(request: HttpRequest, url: str, message: str) -> HttpResponse:
     return _leave(request, url, messages.ERROR, message)
+
+
+def asker(request: HttpRequest, otherwise: str) -> str:
+    """The page of ours that led to an action, where it said so (`?next=`): people go on where they were."""
+    asked = request.GET.get("next", "")
+    is_ours = url_has_allowed_host_and_scheme(asked, {request.get_host()}, require_https=request.is_secure())
+    return asked if is_ours else otherwise
 
 
 def _leave(request: HttpRequest, url: str, level: int, message: str) -> HttpResponse:
@@ -252,6 +322,8 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
     }
     # What an empty list tells the person who looks at it.
     empty_hint = ""
+    # Whether the rows that people add here move traffic or money by themselves; see `confirmed`.
+    adding_is_dangerous = False
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._shown(super().get_list_display(request))
@@ -386,5 +458,5 @@ class SoftDelete(ModelAdmin):
         if obstacle := self.obstacle(row):
             return refused(request, self.url_of(row), obstacle)
         self.remove(row, timezone.now())
-        self.log_change(request, row, "Deleted.")
+        self.log_change(request, row, f"Deleted: {form.cleaned_data['reason']}")
         return settled(request, self.list_url(), f"{row} is deleted.")

@@ -90,17 +90,17 @@ def connect(
     raise trouble
 
 
-def networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """The value of EGRESS_OWN_NETWORKS. Raises ImproperlyConfigured."""
-    return tuple(map(_network, texts))
+def networks(texts: Iterable[str], setting: str = "EGRESS_OWN_NETWORKS") -> tuple[Network, ...]:
+    """The value of a setting that names networks. Raises ImproperlyConfigured."""
+    return tuple(_network(text, setting) for text in texts)
 
 
-def _network(text: str) -> Network:
+def _network(text: str, setting: str) -> Network:
     try:
         return ipaddress.ip_network(text.strip())
     except ValueError as error:
         raise ImproperlyConfigured(
-            f"EGRESS_OWN_NETWORKS: {error}. Write networks separated by commas, such as 198.51.100.0/24,2001:db8::/48."
+            f"{setting}: {error}. Write networks separated by commas, such as 198.51.100.0/24,2001:db8::/48."
         ) from error
 
 

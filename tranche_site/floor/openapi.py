@@ -10,12 +10,16 @@ from rest_framework import serializers
 
 from tranche_site.floor.problems import CONTENT_TYPE
 
-ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_ACCEPTABLE)
-WITH_BODY = (
-    HTTPStatus.CONFLICT,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-)
+ALWAYS = (
+    HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_ACCEPTABLE,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)  # fmt: skip
+WITH_BODY = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+WRITING = {
+    "POST": (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, *WITH_BODY),
+    "PATCH": (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.PRECONDITION_REQUIRED, *WITH_BODY),
+    "DELETE": (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.PRECONDITION_REQUIRED),
+}
 
 
 Direction = Literal["request", "response"]
@@ -34,6 +38,8 @@ class Problem(serializers.Serializer[Any]):
     type = serializers.CharField()
     title = serializers.CharField()
     status = serializers.IntegerField()
+    code = serializers.CharField(help_text="For programs: what exactly was wrong.")
+    request_id = serializers.CharField(required=False, help_text="What to tell us when you ask about this.")
     detail = serializers.CharField(required=False)
     errors = ProblemError(many=True, required=False)  # type: ignore[assignment]  # the metaclass takes it away
 
@@ -44,10 +50,35 @@ class ProblemSchema(AutoSchema):
         statuses = [*ALWAYS]
         if "{" in self.path:
             statuses.append(HTTPStatus.NOT_FOUND)
-        if self.method in ("POST", "PATCH"):
-            statuses += WITH_BODY
+        statuses += WRITING.get(self.method, ())
         for status in statuses:
             bodies[str(status.value)] = self._get_response_for_code(
                 Problem, str(status.value), media_types=[CONTENT_TYPE]
             ) | {"description": status.phrase}
         return bodies
+
+
+def refuse_unknown(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Bodies of requests have no further fields than those that are described: the API refuses them."""
+    schemas = result["components"]["schemas"]
+    waiting = [
+        content["schema"]
+        for path in result["paths"].values()
+        for operation in path.values()
+        for content in operation.get("requestBody", {}).get("content", {}).values()
+    ]
+    closed = set()
+    while waiting:
+        schema = waiting.pop()
+        name = schema.get("$ref", "").rpartition("/")[2]
+        if name and name not in closed:
+            closed.add(name)
+            waiting.append(schemas[name])
+        if "properties" in schema:
+            schema["additionalProperties"] = False
+        waiting += [
+            *schema.get("properties", {}).values(),
+            *(part for word in ("allOf", "oneOf", "anyOf") for part in schema.get(word, ())),
+            *([schema["items"]] if isinstance(schema.get("items"), dict) else []),
+        ]
+    return result

@@ -22,23 +22,26 @@ MAX_ID = 2**63 - 1
 class LinkHeaderPagination(BasePagination):
     """Cursor pagination by id: constant work per page, and no row is skipped or repeated while others come and go.
 
-    A view with `newest_first` counts down.
+    A view with `newest_first` counts down, unless the query says otherwise. Ids grow with time, so that one order is
+    enough; any other would need an index of its own for every filter beside it.
     """
 
     def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
         limit = _number(request, "limit", MAX_LIMIT) or DEFAULT_LIMIT
         after, before = _number(request, "after", MAX_ID), _number(request, "before", MAX_ID)
-        if after and before:
-            raise ValidationError({"before": ["Give “after” or “before”, not both."]})
-        ascending = getattr(view, "newest_first", False) == bool(before)
-        if cursor := after or before:
-            queryset = queryset.filter(**{"pk__gt" if ascending else "pk__lt": cursor})
-        rows = list(queryset.order_by("pk" if ascending else "-pk")[: limit + 1])
-        more, rows = len(rows) > limit, rows[:limit]
+        descending = _is_descending(request, view)
+        if after:
+            queryset = queryset.filter(**{"pk__lt" if descending else "pk__gt": after})
         if before:
+            queryset = queryset.filter(**{"pk__gt" if descending else "pk__lt": before})
+        # Before a row means the page next to it; between two, the first page of what lies there.
+        backwards = before is not None and after is None
+        rows = list(queryset.order_by("-pk" if descending != backwards else "pk")[: limit + 1])
+        more, rows = len(rows) > limit, rows[:limit]
+        if backwards:
             rows.reverse()
         # Going back, the rows that we came from lie ahead; going on, they lie behind.
-        has_next, has_previous = (True, more) if before else (more, bool(after))
+        has_next, has_previous = (True, more) if backwards else (more, bool(after))
         self.links = []
         if rows and has_next:
             self.links.append(_link(request, "next", "after", rows[-1]))
@@ -57,7 +60,25 @@ class LinkHeaderPagination(BasePagination):
             _parameter("limit", MAX_LIMIT, f"How many rows at most; {DEFAULT_LIMIT} unless told."),
             _parameter("after", MAX_ID, "Rows that follow this id; taken from the Link header."),
             _parameter("before", MAX_ID, "Rows that precede this id; taken from the Link header."),
-        ]
+            {
+                "name": "ordering", "in": "query", "required": False, "schema": {"type": "string", "enum": [*ORDERINGS]},
+                "description": f"The oldest (id) or the newest (-id) first; {_usual_ordering(view)} unless told.",
+            },
+        ]  # fmt: skip
+
+
+ORDERINGS = ("id", "-id")
+
+
+def _usual_ordering(view: APIView | None) -> str:
+    return ORDERINGS[bool(getattr(view, "newest_first", False))]
+
+
+def _is_descending(request: Request, view: APIView | None) -> bool:
+    asked = request.query_params.get("ordering", _usual_ordering(view))
+    if asked not in ORDERINGS:
+        raise ValidationError({"ordering": ["Give id or -id."]})
+    return asked == "-id"
 
 
 def _number(request: Request, name: str, maximum: int) -> int | None:

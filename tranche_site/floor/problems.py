@@ -21,6 +21,8 @@ from rest_framework.serializers import as_serializer_error
 from rest_framework.settings import api_settings
 from rest_framework.views import exception_handler as drf_exception_handler
 
+from tranche_site.floor import request_id
+
 CONTENT_TYPE = "application/problem+json"
 API_PREFIX = "/v1/"
 WHOLE_DOCUMENT = (NON_FIELD_ERRORS, api_settings.NON_FIELD_ERRORS_KEY)
@@ -40,8 +42,15 @@ class TooLarge(exceptions.APIException):
     default_code = "too_large"
 
 
-def document(status: int, detail: str = "", errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    problem: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+def document(
+    status: int, detail: str = "", errors: list[dict[str, str]] | None = None, *, code: str, request: HttpRequest | None
+) -> dict[str, Any]:
+    """`code` is for programs, and stays; `detail` is for people, and may be said better one day."""
+    problem: dict[str, Any] = {
+        "type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code
+    }  # fmt: skip
+    if request is not None and (asked := request_id.of(request)):
+        problem["request_id"] = asked
     if detail:
         problem["detail"] = detail
     if errors:
@@ -66,9 +75,11 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
         # A request without a body can only be wrong in its query.
         place = "parameter" if context["request"].method in SAFE_METHODS else "pointer"
         errors = list(_errors(exc.detail, place))
-        response.data = document(response.status_code, errors[0]["detail"] if errors else "", errors)
+        said, code = (errors[0]["detail"], exc.default_code) if errors else ("", exc.default_code)
     else:
-        response.data = document(response.status_code, str(exc.detail))
+        errors, said, code = None, str(exc.detail), exc.detail.code or exc.default_code
+    plain = getattr(context["request"], "_request", None)
+    response.data = document(response.status_code, said, errors, code=code, request=plain)
     response.content_type = CONTENT_TYPE
     return response
 
@@ -135,19 +146,20 @@ def _fields(constraint: models.BaseConstraint) -> list[str]:
 # --- errors outside the views --------------------------------------------------------------------------------------
 
 
-def _json(status: HTTPStatus, detail: str) -> JsonResponse:
-    return JsonResponse(document(status, detail), status=status, content_type=CONTENT_TYPE)
+def _json(request: HttpRequest, status: HTTPStatus, detail: str, code: str) -> JsonResponse:
+    problem = document(status, detail, code=code, request=request)
+    return JsonResponse(problem, status=status, content_type=CONTENT_TYPE)
 
 
 @csrf_exempt
 def not_found(request: HttpRequest, exception: Exception | None = None, **kwargs: Any) -> HttpResponse:
     """Unknown addresses: JSON below /v1, Django's page elsewhere."""
     if request.path.startswith(API_PREFIX):
-        return _json(HTTPStatus.NOT_FOUND, str(exceptions.NotFound.default_detail))
+        return _json(request, HTTPStatus.NOT_FOUND, str(exceptions.NotFound.default_detail), "not_found")
     return defaults.page_not_found(request, exception or Http404())
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if request.path.startswith(API_PREFIX):
-        return _json(HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side.")
+        return _json(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side.", "error")
     return defaults.server_error(request)

@@ -9,8 +9,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from billing import invoicing
-from billing.invoicing import InvoiceError, Period
 from billing.money import format_minor
+from billing.problems import InvoiceError
+from billing.segments import Month
 from customers.models import Customer
 
 
@@ -32,7 +33,7 @@ class Command(BaseCommand):
         if not options["period"]:
             raise CommandError("Name the month: --period YYYY-MM.")
         try:
-            period = Period.parse(options["period"])
+            month = Month.parse(options["period"])
         except ValueError:
             raise CommandError(f"--period {options['period']}: write a month as YYYY-MM.") from None
         customers = Customer.objects.order_by("pk")
@@ -41,31 +42,32 @@ class Command(BaseCommand):
             if not customers:
                 raise CommandError(f"--customer {options['customer']}: there is no such customer.")
         problems = [
-            problem for customer in customers if (problem := self._one(customer, period, as_of, options["apply"]))
+            problem for customer in customers if (problem := self._one(customer, month, as_of, options["apply"]))
         ]
         if not options["apply"]:
             self.stdout.write("nothing was stored: add --apply")
         if problems:
             raise CommandError("; ".join(problems))
 
-    def _one(self, customer: Customer, period: Period, as_of: datetime, apply: bool) -> str | None:
+    def _one(self, customer: Customer, month: Month, as_of: datetime, apply: bool) -> str | None:
         try:
-            drafted = invoicing.preview(customer, period, as_of)
-            invoice = invoicing.draft(customer, period, as_of) if apply and drafted else None
+            run = invoicing.preview(customer, month, as_of)
+            stored = invoicing.draft(customer, month, as_of) if apply else []
         except InvoiceError as error:
             return str(error)
-        if drafted:
-            currency = drafted.contract.rate_card.currency
-            rated = drafted.rated
+        names = {(row.period_start, row.currency): f" ({row})" for row in stored}
+        for drafted in run.drafts:
+            bill, currency = drafted.bill, drafted.currency
             amounts = [
                 format_minor(minor, currency)
-                for minor in (rated.subtotal_minor, rated.discount_minor, rated.total_minor)
+                for minor in (bill.subtotal_minor, bill.discount_minor, bill.tax_minor, bill.total_minor)
             ]
-            name = f" ({invoice})" if invoice else ""
+            name = names.get((drafted.segment.start, currency), "")
             self.stdout.write(
-                f"{customer}{name}: {len(rated.lines)} lines, {amounts[0]} − {amounts[1]} = {amounts[2]} {currency}"
+                f"{customer}{name}: {len(bill.lines)} lines, {amounts[0]} − {amounts[1]} + {amounts[2]} tax"
+                f" = {amounts[3]} {currency}"
             )
-        return None
+        return "; ".join(run.problems.values()) or None
 
     def _finalize(self, now: datetime, *, apply: bool) -> None:
         if not apply:

@@ -6,12 +6,16 @@ import json
 from argparse import ArgumentParser
 from collections import defaultdict
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from billing import logs
+from billing.logs.reading import SAMPLED
+from billing.logs.sampling import rate_of
 
 Hours = dict[str, dict[datetime, list[int]]]
 
@@ -24,15 +28,20 @@ class Command(BaseCommand):
         parser.add_argument("format", metavar="FORMAT", help=", ".join(logs.FORMATS))
         parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="gzip or plain, whatever its name")
         parser.add_argument("--json", action="store_true", help="print one JSON document")
+        parser.add_argument("--fields", metavar="JSON", help="the log's field names, as a JSON object (fastly)")
+        parser.add_argument("--sample-rate", metavar="RATE", help="the share of requests in the log, such as 0.1")
 
     def handle(self, *, format: str, files: list[Path], **options: Any) -> None:
         if format not in logs.FORMATS:
             raise CommandError(f"Unknown format “{format}”. Formats: {', '.join(logs.FORMATS)}.")
+        chosen, rate = logs.FORMATS[format], _rate(options["sample_rate"])
+        if options["fields"] is not None:
+            chosen = _with_fields(chosen, options["fields"])
         readings: dict[Path, logs.LogReading] = {}
         unreadable: list[dict[str, str]] = []
         for path in files:
             try:
-                readings[path] = logs.read(logs.FORMATS[format], path)
+                readings[path] = logs.read(chosen, path, sample_rate=rate)
             except logs.LogUnreadable as error:
                 unreadable.append({"file": str(path), "reason": str(error)})
         hours = _by_hour(list(readings.values()))
@@ -55,9 +64,30 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{path}: {reading.rows:,} rows: {reading.counted:,} counted, {reading.excluded:,} excluded by rule,"
                 f" {reading.duplicates:,} duplicates, {reading.bad_rows:,} bad"
+                f"{'; sampled, so the sums are estimates' if reading.grade == SAMPLED else ''}"
             )
             for bad in reading.bad:
                 self.stdout.write(f"  line {bad.line}: {bad.reason}")
+
+
+def _with_fields(format: logs.Format, text: str) -> logs.Format:
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"--fields is not JSON: {error}") from error
+    if not isinstance(names, dict):
+        raise CommandError("--fields is not a JSON object.")
+    try:
+        return format.with_fields(names)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _rate(text: str | None) -> Fraction:
+    try:
+        return rate_of(None if text is None else Decimal(text))
+    except (ValueError, InvalidOperation) as error:
+        raise CommandError(f"--sample-rate {text}: it must be a number above 0, and 1 at most.") from error
 
 
 def _by_hour(readings: list[logs.LogReading]) -> Hours:

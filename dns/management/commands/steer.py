@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from dns import steering
+from dns import outbox, planning, reconcile, steering
 from services.models import Service
 
 
@@ -25,21 +25,21 @@ class Command(BaseCommand):
             if not Service.objects.live().filter(pk=options["service"]).exists():
                 raise CommandError(f"--service {options['service']}: there is no such service.")
             ids = [options["service"]]
-        plans = steering.plan_services(datetime.now(UTC), ids)
+        plans = planning.plan_services(datetime.now(UTC), ids)
         for plan in plans:
             self._print(plan)
         if not plans:
             self.stdout.write("no service is steered: a domain needs a record set")
         if options["apply"]:
-            made = steering.steer(datetime.now(UTC), ids)
-            written = steering.submit(datetime.now(UTC))
-            seen = steering.observe(datetime.now(UTC))
+            made = steering.steer(datetime.now(UTC), ids or [plan.service.pk for plan in plans])
+            written = outbox.submit(datetime.now(UTC))
+            seen = reconcile.observe(datetime.now(UTC))
             observed = sum(not observation.problem for observation in seen)
             self.stdout.write(f"{len(made)} changes wanted, {len(written)} written, {observed} observed")
         elif any(plan.changes for plan in plans):
             self.stdout.write("nothing was written: add --apply")
 
-    def _print(self, plan: steering.ServicePlan) -> None:
+    def _print(self, plan: planning.ServicePlan) -> None:
         self.stdout.write(f"{plan.service.pk} {plan.service}: {plan.plan.reason}")
         for lane, (before, after) in plan.changes.items():
             self.stdout.write(f"  {lane}: {before} % → {after} %")

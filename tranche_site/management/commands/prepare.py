@@ -15,24 +15,31 @@ from django.core.management.base import BaseCommand
 
 from services import partitions
 from services.models import VantagePoint
-from tranche_site import schedule
+from tranche_site import roles, schedule
 
 LOCAL_VANTAGE_POINT = "local"
 
 
 class Command(BaseCommand):
-    help = "Migrate, collect static files, seed the beat schedule and the first staff account."
+    help = "Migrate, collect static files, seed the beat schedule, the roles of staff and the first account."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--demo", action="store_true", help="also the demo world's rows")
+        parser.add_argument("--no-static", action="store_true", help="static files are there already, as in an image")
+
+        parser.add_argument(
+            "--reset-roles", action="store_true", help="make the roles' groups anew, as they are shipped"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("migrate", interactive=False, verbosity=0)
-        call_command("collectstatic", interactive=False, verbosity=0)
+        if not options["no_static"]:
+            call_command("collectstatic", interactive=False, verbosity=0)
         partitions.maintain(datetime.now(UTC))
         partitions.maintain_months(datetime.now(UTC))
         schedule.seed()
+        roles.seed(reset=options["reset_roles"])
         self.stdout.write(f"console  {self._first_account()}")
         if options["demo"]:
             from tranche_site.demo import seed

@@ -1,0 +1,1 @@
+"""The account’s own part of the v1 API."""

@@ -1,0 +1,6 @@
+"""What belongs to nobody's app: who is called when something burns, who is written to, and about what."""
+
+from tranche_site.models.digest import Digest, DigestEntry
+from tranche_site.models.paging import SEVERITIES, Page, PageNotice, PagingChannel
+
+__all__ = ["SEVERITIES", "Digest", "DigestEntry", "Page", "PageNotice", "PagingChannel"]
