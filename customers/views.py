@@ -113,9 +113,11 @@ class ApiView(APIView):
             raise ValidationError({name: ["There is no such parameter here."] for name in unknown}, "unknown_parameter")
 
     def _query_names(self) -> set[str]:
-        if getattr(self, "action", "list") != "list" or self.request.method not in SAFE_METHODS:
+        if self.request.method not in SAFE_METHODS:
             return set()
         found = set(self.query_class().fields) if self.query_class else set()
+        if getattr(self, "action", "list") != "list":
+            return found
         if filters := getattr(self, "filterset_class", None):
             found |= set(filters.base_filters)
         if paginator := getattr(self, "paginator", None):

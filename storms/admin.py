@@ -20,7 +20,7 @@ from django.utils.timesince import timesince
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from services.models import Service
-from storms import evidence, incidents, operators, packs, picture
+from storms import evidence, incidents, operators, packs
 from storms.models import (
     CdnIncident,
     Finding,
@@ -312,12 +312,6 @@ class StormEventAdmin(Told):
             return "not sealed yet: the storm or its samples may still change it"
         return format_html('<code class="tr-copy">{}</code>', storm.evidence_sha256)
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, obj: Any = None, **kw: Any
-    ) -> HttpResponse:
-        context["picture"] = picture.read(obj, timezone.now())
-        return super().render_change_form(request, context, *args, obj=obj, **kw)
-
     def offers(self, action_name: str, row: StormEvent) -> bool:
         if action_name == "acknowledge":
             return row.closed_at is None and row.acknowledged_at is None
@@ -331,7 +325,7 @@ class StormEventAdmin(Told):
         variant=ActionVariant.DANGER,
     )
     def declare(self, request: HttpRequest) -> HttpResponse:
-        form = DeclareForm(request.POST or None)
+        form = DeclareForm(request.POST or None, initial={"service": request.GET.get("service")})
         if form.is_valid():
             service, reason = form.cleaned_data["service"], form.cleaned_data["reason"]
             try:

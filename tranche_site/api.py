@@ -10,8 +10,10 @@ from billing.api import (
     DisputeViewSet,
     InvoiceViewSet,
     PaymentViewSet,
+    ServiceTimelineViewSet,
     SpendAlertViewSet,
     SpendViewSet,
+    StormTimelineViewSet,
     UsageSnapshotViewSet,
 )
 from customers.api.account import AccountView
@@ -42,6 +44,7 @@ router.register("event-kinds", EventKindViewSet, "event-kind")
 router.register("webhook-endpoints", WebhookEndpointViewSet, "webhook-endpoint")
 router.register("webhook-deliveries", WebhookDeliveryViewSet, "webhook-delivery")
 router.register("services", ServiceViewSet, "service")
+router.register("services", ServiceTimelineViewSet, "service-timeline")
 router.register("domains", DomainViewSet, "domain")
 router.register("cdns", CdnViewSet, "cdn")
 router.register("cdn-paths", CdnPathViewSet, "cdn-path")
@@ -51,6 +54,7 @@ router.register("samples", SampleViewSet, "sample")
 router.register("cdn-incidents", CdnIncidentViewSet, "cdn-incident")
 router.register("storm-policies", PolicyViewSet, "storm-policy")
 router.register("storms", StormViewSet, "storm")
+router.register("storms", StormTimelineViewSet, "storm-timeline")
 router.register("findings", FindingViewSet, "finding")
 router.register("backtests", BacktestViewSet, "backtest")
 router.register("routing", RoutingViewSet, "routing")

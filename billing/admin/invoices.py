@@ -26,7 +26,7 @@ from unfold.widgets import (
 from billing import credits, invoicing, packs, payments
 from billing.admin.shown import minor, money, who
 from billing.admin.usage import Bytes
-from billing.documents import csv, pdf, sheet
+from billing.documents import annex, csv, pdf, sheet
 from billing.models import Invoice, InvoiceCounter, InvoiceLineItem, Payment
 from billing.money import exponent
 from billing.problems import InvoiceError
@@ -239,7 +239,10 @@ class InvoiceAdmin(ReadOnly):
         return found.defer(*HEAVY)
 
     def get_urls(self) -> list[URLPattern]:
-        views = {"document": self.document_view, "pdf": self.pdf_view, "csv": self.csv_view, "inputs": self.inputs_view}
+        views = {
+            "document": self.document_view, "annex": self.annex_view, "pdf": self.pdf_view, "csv": self.csv_view,
+            "inputs": self.inputs_view,
+        }  # fmt: skip
         return [
             *(
                 path(f"<int:invoice_id>/{name}/", self.admin_site.admin_view(view), name=f"billing_invoice_{name}")
@@ -317,6 +320,12 @@ class InvoiceAdmin(ReadOnly):
             raise Http404
         return invoice
 
+    def annex_view(self, request: HttpRequest, invoice_id: int) -> HttpResponse:
+        """Its storms in pictures, as they are kept now."""
+        invoice = self._document_of(request, str(invoice_id))
+        found = annex.of(invoice, timezone.now(), of_ours=True)
+        return render(request, "billing/annex.html", {"annex": found, "page_url": self.url_of(invoice)})
+
     def pdf_view(self, request: HttpRequest, invoice_id: int) -> HttpResponse:
         invoice = self._document_of(request, str(invoice_id))
         return _download(pdf.render(sheet.of(invoice)), "application/pdf", f"{_file_name(invoice)}.pdf")
@@ -333,7 +342,13 @@ class InvoiceAdmin(ReadOnly):
 
     @display(description="documents")
     def documents(self, invoice: Invoice) -> str:
-        names = [("document", "HTML"), ("pdf", "PDF"), ("csv", "CSV"), ("inputs", "what was rated (JSON)")]
+        names = [
+            ("document", "HTML"),
+            ("annex", "its storms in pictures"),
+            ("pdf", "PDF"),
+            ("csv", "CSV"),
+            ("inputs", "what was rated (JSON)"),
+        ]
         links = ((reverse(f"admin:billing_invoice_{name}", args=[invoice.pk]), said) for name, said in names)
         return format_html_join(", ", '<a class="text-link" href="{}">{}</a>', links)
 

@@ -8,6 +8,7 @@ from django.db.models import Prefetch
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
+from django.utils import timezone
 from django_filters.rest_framework import ChoiceFilter, FilterSet
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -18,7 +19,7 @@ from rest_framework.response import Response
 
 from billing import packs, payments
 from billing.api.payments import PaymentSerializer, RecordSerializer
-from billing.documents import csv, pdf, sheet
+from billing.documents import annex, csv, pdf, sheet
 from billing.models import Invoice, InvoiceLineItem, Payment
 from billing.problems import InvoiceError
 from customers.models import ApiKey
@@ -123,6 +124,17 @@ class InvoiceViewSet(ReadViewSet):
         """The invoice as a page, to read or print."""
         page = render_to_string("billing/invoice.html", {"sheet": sheet.of(self.get_object())})
         return HttpResponse(page)
+
+    @extend_schema(responses={(200, "text/html"): OpenApiTypes.STR})
+    @action(
+        detail=True, url_path="annex.html", url_name="annex-html", filterset_class=None, pagination_class=None,
+        renderer_classes=[HtmlRenderer, JSONRenderer],
+    )  # fmt: skip
+    def annex_html(self, request: Request, pk: str) -> HttpResponse:
+        """A picture of every storm that its cover lines name, as a page. Drawn anew each time: no part of what was issued."""
+        return HttpResponse(
+            render_to_string("billing/annex.html", {"annex": annex.of(self.get_object(), timezone.now())})
+        )
 
     @extend_schema(responses={(200, "application/pdf"): OpenApiTypes.BINARY})
     @action(

@@ -15,12 +15,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from services.models import SampleMinute, Target
-from storms import evidence, incidents, operators, packs, picture
-from storms.keeping import keep_samples
+from services.models import Target
+from storms import evidence, incidents, operators, packs
 from storms.models import CdnIncident, StormEntry, StormEvent, StormPolicy
 from tests import factories
-from tests.samples import record, times
 from tests.tranche_site import console_rows as rows
 
 pytestmark = pytest.mark.django_db
@@ -270,112 +268,10 @@ def test_the_hash_of_evidence_is_told_once_there_is_one(console: Client, storm: 
 # --- the picture ---------------------------------------------------------------------------------------------------
 
 
-def minute(target: Target, at: datetime, good: int, bad: int = 0) -> None:
-    SampleMinute.objects.create(
-        minute_at=at.replace(second=0, microsecond=0), target_id=target.pk, vantage_point_id=1, good=good, bad=bad
-    )
-
-
-def storm_of(target: Target, **kw: Any) -> StormEvent:
-    """Two spells of ten minutes within half an hour, closed ten minutes later."""
-    assert target.domain
-    moments = [START, START + 10 * MINUTE, START + 20 * MINUTE, START + 30 * MINUTE]
-    ends = [moment.isoformat() for moment in moments]
-    defaults = {
-        "started_at": START, "detected_at": START + MINUTE, "ended_at": moments[3], "closed_at": moments[3] + 10 * MINUTE,
-        "spells": [ends[:2], ends[2:]], "service": target.domain.service, "cdn": target.cdn,
-    }  # fmt: skip
-    return factories.storm(**defaults | kw)
-
-
-def test_the_picture_has_spells_marks_and_the_threshold_it_began_under() -> None:
-    primary = factories.target(cdn=factories.cdn(name="Edgeline"))
-    backup = factories.target("backup", domain=primary.domain)
-    assert primary.domain
-    policy = factories.policy(service=primary.domain.service)
-    storm = storm_of(primary, policy=policy, policy_version=1)
-    policy.threshold_avail = "0.5"
-    policy.save()
-    minute(primary, START - 2 * HOUR, good=10)
-    minute(primary, START, good=1, bad=3)
-    minute(primary, START + MINUTE, good=4)
-    minute(primary, START + 20 * MINUTE, good=4)
-    minute(backup, START, good=4)
-    seen = picture.read(storm, START + 9 * HOUR)
-    assert (seen.start, seen.end) == (START.replace(second=0) - HOUR, START.replace(second=0) + 91 * MINUTE)
-    assert seen.threshold == "90 %"
-    assert [(band.x, band.width) for band in seen.bands] == [
-        (pytest.approx(1000 * 60.5 / 151, abs=0.1), pytest.approx(1000 * 10 / 151, abs=0.1)),
-        (pytest.approx(1000 * 80.5 / 151, abs=0.1), pytest.approx(1000 * 10 / 151, abs=0.1)),
-    ]
-    assert [mark.text for mark in seen.marks] == ["detected 12:01:30 UTC", "closed 12:40:30 UTC"]
-    line, other = seen.lines
-    assert (line.role, other.role, len(line.points)) == ("primary", "backup", 2)  # a gap
-    assert (line.name, line.lowest) == ("primary Edgeline", "25.00 % at its lowest, at 12:00 UTC")
-    assert other.lowest == "100.00 % at its lowest"
-    for said in (
-        "primary Edgeline: 25.00 % at its lowest", "storm 12:00:30 UTC to 12:10:30 UTC", "closed 12:40:30 UTC", "below 90 %",
-    ):  # fmt: skip
-        assert said in seen.alternative
-
-
-def test_a_path_is_as_good_as_the_worst_of_its_domains_and_facets() -> None:
-    one = factories.target()
-    assert one.domain and one.cdn
-    two = factories.target(domain=factories.domain(service=one.domain.service), cdn=one.cdn)
-    storm = storm_of(one)
-    minute(one, START, good=4)
-    minute(two, START, good=3, bad=1)
-    (line,) = picture.read(storm, START + HOUR).lines
-    assert (line.name, line.lowest[:7]) == (f"primary {one.cdn}, the worst of 2 domains", "75.00 %")
-    one.domain.service.probe_ipv6 = True
-    one.domain.service.save()
-    facet = Target.objects.get(facet="ipv6", facet_of=two)
-    minute(facet, START, good=0, bad=4)
-    (line,) = picture.read(storm, START + HOUR).lines
-    assert line.lowest.startswith("0.00 %")
-
-
-def test_one_that_rages_is_shown_up_to_now_and_long_ones_by_more_than_minutes() -> None:
-    target = factories.target()
-    storm = storm_of(target, ended_at=None, closed_at=None, spells=[])
-    seen = picture.read(storm, START + 5 * MINUTE)
-    assert seen.end == START.replace(second=0) + 6 * MINUTE
-    assert [band.text for band in seen.bands] == ["storm since 12:00:30 UTC"]
-    assert seen.bands[0].x + seen.bands[0].width == pytest.approx(1000 * 65.5 / 66, abs=0.2)
-    assert (seen.cell_minutes, seen.lines) == (1, [])
-    long = picture.read(storm, START + timedelta(days=3))
-    assert (long.cell_minutes, long.bands[0].text) == (30, "storm since 2026-11-23 12:00:30 UTC")
-    assert str(long.cells).count("<rect") <= picture.MOST_CELLS + 2
-
-
-def test_when_the_minutes_are_gone_the_samples_kept_with_it_are_counted() -> None:
-    primary = factories.target()
-    storm = storm_of(primary)
-    record([primary], [factories.vantage_point()], times(START - MINUTE, START + 2 * MINUTE, 20))
-    record([primary], [factories.vantage_point()], [START + 3 * MINUTE], "http_5xx")
-    keep_samples(START + 5 * HOUR)
-    assert picture.read(storm, START + 5 * HOUR).lines == []  # nothing was rolled up here
-    (line,) = picture.read(storm, START + timedelta(days=500)).lines
-    assert line.lowest == "0.00 % at its lowest, at 12:03 UTC"
-
-
-def test_the_page_draws_it(console: Client) -> None:
-    primary = factories.target()
-    storm = storm_of(primary)
-    minute(primary, START, good=1, bad=3)
-    html = page(console, storm)
-    assert html.count('class="tr-storm-band"') == 2
-    assert html.count('class="tr-storm-mark') == 2
-    assert 'class="tr-storm-line tr-storm-line-0"' in html
-    assert "2026-11-23 12:00–12:01 UTC: primary" in html
-    assert 'role="img" aria-label="Availability from 2026-11-23 11:00 to' in html
-    assert "tr-storm-threshold" not in html  # it has no policy
-
-
 def test_the_page_of_a_storm_costs_no_more_for_more(console: Client) -> None:
     primary = factories.target()
-    storm = storm_of(primary)
+    assert primary.domain
+    storm = factories.storm(service=primary.domain.service, started_at=START, detected_at=START)
 
     def count() -> int:
         with CaptureQueriesContext(connection) as queries:
@@ -385,10 +281,9 @@ def test_the_page_of_a_storm_costs_no_more_for_more(console: Client) -> None:
     count()
     few = count()
     for rank in range(1, 9):
-        minute(factories.target("backup", domain=primary.domain, rank=rank), START, good=1)
+        factories.target("backup", domain=primary.domain, rank=rank)
         operators.annotate(storm, "again", "operator", START)
     assert count() == few
-    assert len(picture.read(storm, START + HOUR).lines) == picture.MOST_LINES
 
 
 # --- incidents -----------------------------------------------------------------------------------------------------

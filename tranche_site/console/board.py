@@ -6,10 +6,10 @@ A verdict that nobody renewed is shown as UNKNOWN: an old UP is not UP.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Case, Count, Exists, F, Max, Min, OuterRef, Q, Value, When
+from django.db.models import Case, Count, Exists, F, Max, Min, OuterRef, Q, When
 from django.urls import reverse
 
 from billing.models import Invoice
@@ -19,7 +19,9 @@ from dns.models import DnsAccount, Drill, Freeze, Pin, RecordSet, WeightChange
 from services.models import Service, Target, VantagePoint
 from storms.models import CdnIncident, Finding, StormEvent, StormPolicy
 from tranche_site.console import traffic
+from tranche_site.console.changes import Change, named, with_shares
 from tranche_site.console.traffic import Traffic
+from tranche_site.console.verdicts import STALE, VERDICTS, severity
 from tranche_site.floor.console_admin import percent
 
 if TYPE_CHECKING:
@@ -28,10 +30,8 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
 ROWS = 10
-STALE = timedelta(minutes=2)
 CANARY_NETWORKS = 3
 """Canaries on fewer networks could not tell our own trouble from one network's."""
-VERDICTS = ("UP", "UNKNOWN", "DEGRADED", "DOWN")  # by severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +85,6 @@ class Point:
     @property
     def is_dark(self) -> bool:
         return self.row.state == VantagePoint.State.ACTIVE and self.sight != "sees"
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    name: str
-    before: int | None
-    after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    row: WeightChange
-    shares: list[Share]
-
-    @property
-    def seconds(self) -> float | None:
-        row = self.row
-        return (row.observed_at - row.wanted_at).total_seconds() if row.observed_at else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,29 +221,20 @@ def _sight(point: VantagePoint, now: datetime) -> str:
 # --- paths ----------------------------------------------------------------------------------------------------------
 
 
-def _severity(now: datetime) -> Case:
-    """Index into VERDICTS. No verdict, or one that nobody renewed, is UNKNOWN."""
-    return Case(
-        When(Q(verdict__isnull=True) | Q(verdict__evaluated_at__lt=now - STALE), then=Value(1)),
-        *(When(verdict__verdict=verdict, then=Value(place)) for place, verdict in enumerate(VERDICTS)),
-        default=Value(1),
-    )
-
-
 def _domain_targets() -> Any:
     return Target.objects.live().filter(role__in=Target.DOMAIN_ROLES, domain__isnull=False)
 
 
 def _counts(now: datetime) -> dict[str, int]:
     """Domain targets by verdict, without origin witnesses; empty when there is none."""
-    rows = _domain_targets().filter(role__in=Target.PATH_ROLES).values(severity=_severity(now)).annotate(n=Count("id"))
+    rows = _domain_targets().filter(role__in=Target.PATH_ROLES).values(severity=severity(now)).annotate(n=Count("id"))
     return {VERDICTS[row["severity"]]: row["n"] for row in rows.order_by()}
 
 
 def _services(now: datetime) -> list[ServicePaths]:
     """The services that are worst off, each role's targets rolled up to the worst of them."""
     worst = (
-        _domain_targets().values("domain__service").annotate(severity=Max(_severity(now)))
+        _domain_targets().values("domain__service").annotate(severity=Max(severity(now)))
         .order_by("-severity", "domain__service").values("domain__service")[:ROWS]
     )  # fmt: skip
     rows = (
@@ -271,7 +244,7 @@ def _services(now: datetime) -> list[ServicePaths]:
             "domain__service", "domain__service__name", "domain__service__customer__name", "role", "rank", "cdn__name"
         )
         .annotate(
-            severity=Max(_severity(now)),
+            severity=Max(severity(now)),
             availability=Min("verdict__availability"),
             certificate=Min("verdict__certificate_expires_at"),
             targets=Count("id"),
@@ -308,7 +281,7 @@ def _path(row: dict[str, Any], now: datetime) -> Path:
 def _sites(now: datetime) -> list[Site]:
     rows = (
         Target.objects.live().filter(role__in=[Target.Role.REFERENCE, Target.Role.CANARY])
-        .annotate(severity=_severity(now)).select_related("cdn", "verdict").order_by("-severity", "role", "id")
+        .annotate(severity=severity(now)).select_related("cdn", "verdict").order_by("-severity", "role", "id")
     )  # fmt: skip
     return [
         Site(
@@ -332,23 +305,9 @@ def _changes() -> tuple[list[Change], list[Change]]:
         WeightChange.objects.select_related("service__customer", "record_set__domain", "storm")
         .order_by(Case(When(state=WeightChange.State.HELD, then=0), default=1), "-id")[: 2 * ROWS]
     )  # fmt: skip
-    names = _target_names(rows)
-    changes = [Change(row, list(_shares(row, names))) for row in rows]
+    changes = with_shares(rows, named(rows))
     held = [change for change in changes if change.row.state == WeightChange.State.HELD]
     return held[:ROWS], [change for change in changes if change.row.state != WeightChange.State.HELD][:ROWS]
-
-
-def _target_names(rows: Iterable[WeightChange]) -> dict[str, str]:
-    keys = {int(key) for row in rows for key in (*row.weights, *row.previous_weights) if str(key).isdecimal()}
-    return {
-        str(target.pk): f"{target.role} {target.cdn or target.address}"
-        for target in Target.objects.filter(pk__in=keys).select_related("cdn")
-    }
-
-
-def _shares(row: WeightChange, names: dict[str, str]) -> Iterable[Share]:
-    for key, after in row.weights.items():
-        yield Share(names.get(key, f"target {key}"), row.previous_weights.get(key), after)
 
 
 def _bills() -> list[Bill]:

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
 
-from tranche_site.console import backtest_page, board, exposure_page, plan_page
+from tranche_site.console import backtest_page, board, exposure_page, plan_page, service_page
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
@@ -35,6 +35,8 @@ def urls() -> list[URLPattern]:
         path("plan", admin.site.admin_view(plan_page.page), name="plan"),
         path("plan/<int:service_id>/pin", admin.site.admin_view(plan_page.pin), name="plan_pin"),
         path("plan/<int:service_id>/freeze", admin.site.admin_view(plan_page.freeze), name="plan_freeze"),
+        path("service/<int:service_id>", admin.site.admin_view(service_page.page), name="service"),
+        path("service/<int:service_id>/live", service_page.live, name="service_live"),
         path("exposure", admin.site.admin_view(exposure_page.page), name="exposure"),
         path("backtest", admin.site.admin_view(backtest_page.page), name="backtest"),
     ]

@@ -95,7 +95,8 @@ def _limiter() -> Limiter:
 
 
 class Limiter:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prefix: str = "rate") -> None:
+        self._prefix = prefix
         self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
         self._script = self._client.register_script(_TAKE)
         self._away_until = 0.0
@@ -112,7 +113,7 @@ class Limiter:
 
     def _ask(self, quotas: Sequence[Quota]) -> Verdict:
         refused, into, rows = self._script(
-            keys=[f"rate:{quota.name}:{quota.key}" for quota in quotas],
+            keys=[f"{self._prefix}:{quota.name}:{quota.key}" for quota in quotas],
             args=[WINDOW_SECONDS, *(quota.most for quota in quotas)],
         )
         used = [tuple(map(float, row.split())) for row in rows]
