@@ -50,7 +50,7 @@ def collect(now: datetime | None = None) -> Families:
     now = now or datetime.now(UTC)
     deadline = time.monotonic() + WHOLE_SECONDS
     up = GaugeMetricFamily("tranche_figures_up", "1 if this group of figures could be asked.", labels=["group"])
-    yield from _broker(up, _queues())
+    yield from _broker(up, queues())
     yield from _key()
     for group in GROUPS:
         rows = _rows(group, now) if time.monotonic() < deadline else None
@@ -301,7 +301,7 @@ GROUPS = [
 # --- the broker, and keys -------------------------------------------------------------------------------------------
 
 
-def _queues() -> list[str]:
+def queues() -> list[str]:
     """Every queue of ours; probers' are named by rows."""
     named = {settings.CELERY_TASK_DEFAULT_QUEUE}
     named |= {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()}

@@ -300,6 +300,7 @@ class LogObject(models.Model):
                 fields=["source", "key"], condition=Q(state="counted"), name="log_objects_one_counted"
             ),
         ]
+        indexes = [models.Index(fields=["-id"], condition=Q(state="quarantined"), name="log_objects_quarantined")]
 
     def __str__(self) -> str:
         return self.key

@@ -15,7 +15,7 @@ from billing.timeline.facts import Band, Lane, Mark, Shares, Step, Timeline, Way
 
 TITLE, GAP, STRIP, PLOT, ROW, AXIS = 17, 9, 18, 54, 17, 20
 """Heights: of a lane's title, of the space below it, of a strip, of a plot, of a mark, of the axis."""
-LETTER = 6.1
+LETTER, BOLD_LETTER = 6.1, 6.6
 """How wide a letter is, about; texts that would be too long are cut, and whole in their tooltip."""
 LEAST_BAND = 2.0
 """A storm of seconds within days must be seen, too."""
@@ -256,8 +256,8 @@ class _Canvas:
         for storm, bands in groupby(self.timeline.bands, key=lambda band: band.storm):
             stretches: list[Band] = list(bands)
             name = f"storm {storm}" + ("" if stretches[0].is_armed else " (watch only)")
-            long = LETTER * len(name)
-            start = min(self.x(stretches[0].start), self.width - long)
+            long = BOLD_LETTER * len(name) + 6
+            start = max(min(self.x(stretches[0].start), self.width - long), 0)
             if start < busy:
                 continue  # told in words, and by the list that stands with the picture
             busy = start + long + 8

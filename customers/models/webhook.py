@@ -130,6 +130,7 @@ class WebhookDelivery(models.Model):
             ),
             models.Index(fields=["next_attempt_at"], condition=Q(state="pending"), name="webhook_deliveries_due"),
             models.Index(fields=["customer", "-id"], name="webhook_deliveries_customer"),
+            models.Index(fields=["-created_at"], condition=Q(state="dead"), name="webhook_deliveries_dead"),
         ]
 
     def __str__(self) -> str:

@@ -77,7 +77,7 @@ _GROUPS: dict[str, list[tuple[str, ...]]] = {
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    first = {"title": "Dashboard", "icon": "dashboard", "link": reverse("admin:index")}
+    first = {"title": "Operations room", "icon": "dashboard", "link": reverse("admin:index")}
     groups = [
         {"title": group, "separator": True, "items": [_item(*entry) for entry in entries]}
         for group, entries in _GROUPS.items()

@@ -1,4 +1,4 @@
-"""The pages that are no row's: the dashboard, whole and as the part that refreshes itself, plan, backtest and exposure."""
+"""The pages that are no row's: the operations room, whole and as the part that refreshes itself, plan, backtest and exposure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
 
-from tranche_site.console import backtest_page, board, exposure_page, plan_page, service_page
+from tranche_site.console import backtest_page, exposure_page, plan_page, service_page
+from tranche_site.console.room import reading
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    return {**context, "title": "Dashboard", "board": board.read(request.user, timezone.now())}
+    return {**context, "title": "Operations room", "room": reading.read(request.user, timezone.now())}
 
 
 def live(request: HttpRequest) -> HttpResponse:
-    """Not behind `admin_view`: its redirect would put the log-in page into the middle of the dashboard."""
+    """Not behind `admin_view`: its redirect would put the log-in page into the middle of the room."""
     if not admin.site.has_permission(request):
         return HttpResponse(status=401, headers={"HX-Refresh": "true"})
-    response = render(request, "console/board.html", {"board": board.read(request.user, timezone.now())})
+    response = render(request, "console/room.html", {"room": reading.read(request.user, timezone.now())})
     response["Cache-Control"] = "no-store"
     return response
 

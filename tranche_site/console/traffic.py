@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -37,17 +38,18 @@ class Traffic:
     height: int = HEIGHT
 
 
-def read(now: datetime) -> Traffic | None:
-    """None when no log told of traffic in this time."""
+def read(now: datetime, services: Collection[int] | None = None) -> Traffic | None:
+    """Of these services, or with None of all. None when no log told of traffic in this time."""
     end = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
     start = end - timedelta(minutes=MINUTES)
-    rows = (
-        UsageBucket.objects.filter(minute_at__gte=start, minute_at__lt=end)
+    rows = UsageBucket.objects.filter(minute_at__gte=start, minute_at__lt=end)
+    found = (
+        rows.filter(**{} if services is None else {"service__in": services})
         .values("minute_at", "target__role")
         .annotate(total=Sum("bytes"))
         .order_by()
     )
-    sizes = {(row["minute_at"], row["target__role"]): row["total"] for row in rows}
+    sizes = {(row["minute_at"], row["target__role"]): row["total"] for row in found}
     if not sizes:
         return None
     minutes = [start + timedelta(minutes=n) for n in range(MINUTES)]
