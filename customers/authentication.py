@@ -14,6 +14,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 
 from customers import keys, throttling
 from customers.models import ApiKey, Customer
+from tranche_site.floor import audit_context
 
 if TYPE_CHECKING:  # the views import this module while they are being made
     from rest_framework.request import Request
@@ -43,6 +44,7 @@ class ApiKeyAuthentication(BaseAuthentication):
             throttling.note_bad_key(request._request)
             # One answer for all of them: what exactly is wrong with a key is the owner's business.
             raise AuthenticationFailed("This API key is unknown, expired or revoked.")
+        audit_context.say(actor=f"API key {key.prefix}")
         return Principal(key.customer), key
 
     def authenticate_header(self, request: Request) -> str:

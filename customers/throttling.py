@@ -11,6 +11,7 @@ from rest_framework.throttling import BaseThrottle
 
 from customers.models import ApiKey
 from tranche_site.floor import rate_limit
+from tranche_site.floor.addresses import address_of
 from tranche_site.floor.rate_limit import Quota, Verdict
 
 if TYPE_CHECKING:
@@ -51,15 +52,6 @@ def note_bad_key(request: HttpRequest) -> None:
 
 def _of_address(request: HttpRequest) -> Quota:
     return Quota("address", address_of(request), settings.API_RATE_PER_ADDRESS)
-
-
-def address_of(request: HttpRequest) -> str:
-    """Where a request comes from: what the outermost of our own proxies saw. What others wrote before that is hearsay."""
-    proxies: int = settings.TRUSTED_PROXIES
-    told = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",") if part.strip()]
-    if proxies and len(told) >= proxies:
-        return told[-proxies]
-    return str(request.META.get("REMOTE_ADDR", ""))
 
 
 def _remember(request: HttpRequest, verdict: Verdict) -> None:

@@ -229,6 +229,7 @@ class Told(ReadOnly):
 @admin.register(StormEvent)
 class StormEventAdmin(Told):
     list_display = ["name", "owner", "cdn", "state_label", "armed", "started_at", "ended_at", "length"]
+    ordering = ["-id"]
     list_select_related = ["service", "customer", "cdn"]
     list_filter = [
         RagingFilter,

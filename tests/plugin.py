@@ -21,7 +21,7 @@ _home: Path | None = None
 os.environ.setdefault("STATICFILES_STORAGE", "django.contrib.staticfiles.storage.StaticFilesStorage")
 os.environ.update(
     PROBE_ALLOW_PRIVATE="1", LOGS_ALLOW_PRIVATE="1", DNS_API_ALLOW_PRIVATE="1",
-    PROBE_MINIMUM_INTERVAL_SECONDS="1", SECRET_KEY="only for tests",
+    PROBE_MINIMUM_INTERVAL_SECONDS="1", SECRET_KEY="only for tests", TWO_FACTOR="0", REAUTHENTICATE_SECONDS="0",
     API_RATE_PER_KEY="1000000", API_RATE_PER_CUSTOMER="1000000", API_RATE_PER_ADDRESS="1000000",
     AWS_EC2_METADATA_DISABLED="true", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1",
 )  # fmt: skip

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from axes.models import AccessAttempt, AccessLog
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django_celery_beat import admin as beat
 from django_celery_beat.models import (
     ClockedSchedule,
@@ -19,14 +22,28 @@ from django_celery_beat.models import (
     PeriodicTask,
     SolarSchedule,
 )
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from tranche_site import roles
-from tranche_site.console import digest_admin, pages, paging_admin  # noqa: F401  their admins register themselves
-from tranche_site.floor.console_admin import InfinitePaginator, ModelAdmin, RangeDateTimeFilter, ReadOnly, display
+from tranche_site.console import access_pages, audit_admin, digest_admin, pages, paging_admin  # noqa: F401  their admins register themselves
+from tranche_site.floor.console_admin import (
+    InfinitePaginator,
+    ModelAdmin,
+    RangeDateTimeFilter,
+    ReadOnly,
+    confirmed,
+    display,
+    settled,
+    when,
+)
 
 setattr(admin.site, "extra_urls", pages.urls)  # noqa: B010  unfold asks its site for them; Django's class has no such name
+
+for model in (TOTPDevice, StaticDevice):
+    admin.site.unregister(model)  # they hold secrets, and are their owners' alone
 
 for model in (User, Group, PeriodicTask, IntervalSchedule, CrontabSchedule, ClockedSchedule, SolarSchedule):
     admin.site.unregister(model)  # Solar stays away: nothing here depends on the sun
@@ -47,6 +64,31 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         found: QuerySet[User] = super().get_queryset(request).prefetch_related("groups")
         return found
+
+    actions_detail = ["reset_second_factor"]
+
+    def offers(self, action_name: str, row: User) -> bool:
+        return row.is_active and row.is_staff
+
+    @confirmed(
+        "Reset second factor",
+        "The person sets up another with the next log-in, for which the password alone is enough; every session ends now. "
+        "Make sure that it is the person who asks.",
+        submit="Reset",
+        permission="reset",
+        icon="phonelink_erase",
+        dangerous=True,
+    )
+    def reset_second_factor(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        user = self.row_of(request, object_id, "reset_second_factor")
+        if not self.has_change_permission(request, user):
+            raise PermissionDenied
+        access_pages.reset_second_factor(user)
+        self.log_change(request, user, f"Reset the second factor: {form.cleaned_data['reason']}")
+        return settled(request, self.url_of(user), f"{user} sets up another second factor with the next log-in.")
+
+    def has_reset_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("auth.change_user")
 
     @display(description="roles")
     def shown_roles(self, user: User) -> str:
@@ -94,6 +136,38 @@ class LogEntryAdmin(ReadOnly):
     @display(description="done")
     def said(self, entry: LogEntry) -> str:
         return entry.get_change_message() or entry.get_action_flag_display()
+
+
+@admin.register(AccessAttempt)
+class AccessAttemptAdmin(ReadOnly):
+    list_display = ["username", "ip_address", "failures_since_start", when("attempt_time"), "user_agent"]
+    list_filter = [("attempt_time", RangeDateTimeFilter)]
+    search_fields = ["username", "ip_address"]
+    fields = ["username", "ip_address", "failures_since_start", "attempt_time", "user_agent"]
+    paginator = InfinitePaginator
+    empty_hint = "Wrong passwords are counted here, by name and address, until the right one is given."
+    actions_detail = ["let_in"]
+
+    @confirmed("Let in", "Forgets these failures, so that the next log-in is tried again.", submit="Let in",
+               permission="let_in", icon="lock_open", dangerous=True)  # fmt: skip
+    def let_in(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        row = self.row_of(request, object_id, "let_in")
+        self.log_change(request, row, f"Let in: {form.cleaned_data['reason']}")
+        row.delete()
+        return settled(request, self.list_url(), f"{row.username} may try again from {row.ip_address}.")
+
+    def has_let_in_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return request.user.has_perm("auth.change_user")
+
+
+@admin.register(AccessLog)
+class AccessLogAdmin(ReadOnly):
+    list_display = ["username", "ip_address", when("attempt_time"), when("logout_time"), "user_agent"]
+    list_filter = [("attempt_time", RangeDateTimeFilter)]
+    search_fields = ["username", "ip_address"]
+    fields = ["username", "ip_address", "attempt_time", "logout_time", "user_agent", "path_info"]
+    paginator = InfinitePaginator
+    empty_hint = "Who logged in and out, from where and when."
 
 
 class _TaskSelect(UnfoldAdminSelectWidget, beat.TaskSelectWidget):

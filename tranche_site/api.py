@@ -2,7 +2,7 @@
 
 from django.urls import include, path, re_path
 from drf_spectacular.renderers import OpenApiJsonRenderer2
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
 from billing.api import (
@@ -95,7 +95,7 @@ document = SpectacularAPIView.as_view(
         }
     },
 )
-reader = SpectacularSwaggerView.as_view(authentication_classes=[], url_name="openapi")
+reader = SpectacularSwaggerSplitView.as_view(authentication_classes=[], url_name="openapi")
 
 urlpatterns = [
     path("", include(router.urls)),

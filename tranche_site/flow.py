@@ -6,12 +6,13 @@ import logging
 from datetime import UTC, datetime
 
 from celery import shared_task
+from django.utils import timezone
 
 from customers.models import Event
 from dns import tasks as dns_tasks
 from storms.models import StormEvent
 from storms.watch import watch
-from tranche_site import invariants
+from tranche_site import audit, invariants
 from tranche_site.digests import collecting, mailing
 from tranche_site.floor import logs
 from tranche_site.paging import sending, sync
@@ -28,6 +29,11 @@ def react(service_ids: list[int] | None = None) -> None:
         # Named in the lines of the task that steers them, too.
         logs.about(service_ids=changed, storm_ids=StormEvent.objects.ids_of(report.opened))
         dns_tasks.steer.delay(changed)
+
+
+@shared_task(name="tranche_site.seal_audit")
+def seal_audit() -> None:
+    audit.seal(timezone.now())
 
 
 @shared_task(name="tranche_site.selfcheck")

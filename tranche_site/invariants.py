@@ -11,6 +11,7 @@ from django.apps import apps
 from django.db import connection, models
 
 from billing import audit
+from tranche_site import audit as sealing
 
 SHOWN = 20
 """Of each invariant, how many violations are told."""
@@ -118,6 +119,7 @@ INVARIANTS = [
     Invariant("I12", "hours are the sums of their minutes, and every hour that was billed is on one line", audit.unsummed),
     Invariant("I13", "issued money follows from what it was issued by", audit.unfounded_money),
     Invariant("I14", "lines, payments, credit notes and numbers add up", audit.sums_that_differ),
+    Invariant("I16", "what was audited is as it was sealed", sealing.broken),
     Invariant("I17", "no row refers to another customer's", _tenants),
     Invariant(
         "I18", "no lease outlives its owner",

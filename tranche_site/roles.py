@@ -57,12 +57,19 @@ ROLES = (
         "Tranche: security",
         "gives access: API keys, staff, whom to call",
         _may("customers.apikey auth.user tranche_site.pagingchannel") | _may("tranche_site.page", ("change",)),
-        ("auth.group", "admin.logentry", "django_celery_beat.periodictask"),
+        ("auth.group", "admin.logentry", "axes.accessattempt", "axes.accesslog", "django_celery_beat.periodictask"),
     ),
     Role(
         "Tranche: auditor",
         "reads everything, what staff did included, and changes nothing",
-        reads=("auth.user", "auth.group", "admin.logentry", "django_celery_beat.periodictask"),
+        reads=(
+            "auth.user",
+            "auth.group",
+            "admin.logentry",
+            "axes.accessattempt",
+            "axes.accesslog",
+            "django_celery_beat.periodictask",
+        ),
     ),
 )
 NAMES = frozenset(role.name for role in ROLES)

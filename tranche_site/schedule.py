@@ -49,6 +49,9 @@ SCHEDULE = [
     Entry(
         "Check invariants", "tranche_site.selfcheck", 86_400, "Asks what must always hold in the database.", "billing"
     ),
+    Entry(
+        "Seal the audit", "tranche_site.seal_audit", 3600, "Hashes what was audited, upon the seal before.", "billing"
+    ),
     Entry("Send webhooks", "customers.send_webhooks", 2, "Tells customers what happened to them.", "webhooks"),
     Entry("Retry webhooks", "customers.retry_webhooks", 20, "Tries receivers again that failed lately.", "webhooks"),
     Entry("Prune keys of requests", "customers.prune", 3600, "Forgets Idempotency-Keys that are older than a day."),

@@ -30,6 +30,7 @@ class Bytes:
 @admin.register(UsageSnapshot)
 class UsageSnapshotAdmin(Bytes, ReadOnly):
     list_display = ["hour", "service", "target", "size", "requests", "grade", "updated_at"]
+    ordering = ["-id"]  # all but their hours' order, and an index that is there anyway
     list_select_related = ["service", "target__domain", "target__cdn"]
     list_filter = [
         ("service", AutocompleteSelectFilter),

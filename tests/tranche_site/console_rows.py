@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from axes.models import AccessAttempt, AccessLog
 from django.contrib.auth.models import Group, User
 from django.utils import timezone
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask
@@ -39,7 +40,7 @@ from dns.models import (
 from services.models import Service, ServiceDomain, Target
 from storms.models import Finding, IncidentEntry, PathVerdict, StormEntry, StormEvent
 from tests import factories
-from tranche_site.models import Digest, DigestEntry, Page, PageNotice, PagingChannel
+from tranche_site.models import AuditSeal, Digest, DigestEntry, Page, PageNotice, PagingChannel
 
 
 def operator(**kw: object) -> User:
@@ -252,6 +253,9 @@ def everything() -> StormEvent:
         customer=storm.customer, endpoint=endpoint, event=Event.objects.all()[0], sequence=1, state="dead", attempts=1
     )
     DeliveryAttempt.objects.create(delivery=delivery, at=now, milliseconds=12, status=500, error="answered 500")
+    AccessAttempt.objects.create(username="ann", ip_address="192.0.2.1", failures_since_start=2, user_agent="x")
+    AccessLog.objects.create(username="ann", ip_address="192.0.2.1", user_agent="x")
+    AuditSeal.objects.create(since=now, until=now, entries=0, sha256="0" * 64)
     return storm
 
 

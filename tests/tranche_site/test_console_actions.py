@@ -25,7 +25,7 @@ LOOKS = {
 }  # fmt: skip
 """What machines do every day by themselves, done sooner; and answering a call, which at 3 a.m. is one click."""
 DANGEROUS = {
-    "customers.apikey.revoke",
+    "customers.apikey.revoke", "auth.user.reset_second_factor", "axes.accessattempt.let_in",
     "storms.stormevent.declare", "storms.stormevent.finish", "storms.cdnincident.confirm",
     "dns.weightchange.approve", "dns.weightchange.reject", "dns.weightchange.approve_selected",
     "dns.weightchange.reject_selected", "dns.pin.end_now", "dns.freeze.lift",

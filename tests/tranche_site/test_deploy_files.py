@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+import secrets
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +222,25 @@ def test_scripts_are_sound() -> None:
         assert os.access(script, os.X_OK)
         shell = script.read_text().partition("\n")[0].rpartition("/")[2].removeprefix("env ")
         subprocess.run([shell, "-n", script], check=True)
+
+
+def test_a_deployment_as_the_guide_says_has_no_warning(tmp_path: Path) -> None:
+    environment = {
+        **os.environ, "TRANCHE_HOME": str(tmp_path), "SECRET_KEY": secrets.token_urlsafe(50), "HTTPS_ONLY": "1",
+        "ALLOWED_HOSTS": "tranche.example.net", "CSRF_TRUSTED_ORIGINS": "https://tranche.example.net",
+        "DATABASE_URL": "postgres://tranche@db.example.net/tranche", "REDIS_URL": "redis://valkey.example.net/0",
+        "CREDENTIAL_KEYS": f"k1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+    }  # fmt: skip
+    environment.pop("PG_DSN", None)
+    command = [sys.executable, "-W", "ignore", "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=settings.BASE_DIR)
+    assert done.returncode == 0, done.stderr
+    tell = "from django.conf import settings as s; print(s.TWO_FACTOR, s.REAUTHENTICATE_SECONDS, s.SESSION_COOKIE_NAME)"
+    environment |= {"DJANGO_SETTINGS_MODULE": "tranche_site.settings"}
+    environment = {
+        name: value for name, value in environment.items() if name not in ("TWO_FACTOR", "REAUTHENTICATE_SECONDS")
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", tell], env=environment, capture_output=True, text=True, cwd=settings.BASE_DIR
+    )
+    assert said.stdout.split() == ["True", "900", "__Host-session"], said.stderr

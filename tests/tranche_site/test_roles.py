@@ -11,15 +11,23 @@ from django.urls import reverse
 from tranche_site import roles
 
 # Nobody but superusers: schedules, groups, and what only machines make.
-CLOSED = {"auth.group", "auth.user", "admin.logentry", "django_celery_beat.periodictask"} | {
-    f"django_celery_beat.{name}schedule" for name in ("interval", "crontab", "clocked")
-}
-READS_BESIDE = {
+CLOSED = {
+    "auth.group",
+    "auth.user",
+    "admin.logentry",
+    "axes.accessattempt",
+    "axes.accesslog",
+    "django_celery_beat.periodictask",
+} | {f"django_celery_beat.{name}schedule" for name in ("interval", "crontab", "clocked")}
+LOOKS_AT_PEOPLE = {
+    "auth.user", "auth.group", "admin.logentry", "axes.accessattempt", "axes.accesslog", "django_celery_beat.periodictask",
+}  # fmt: skip
+READS_BESIDE: dict[str, set[str]] = {
     "support": set(),
     "operator": {"django_celery_beat.periodictask"},
     "billing": set(),
-    "security": {"auth.user", "auth.group", "admin.logentry", "django_celery_beat.periodictask"},
-    "auditor": {"auth.user", "auth.group", "admin.logentry", "django_celery_beat.periodictask"},
+    "security": LOOKS_AT_PEOPLE,
+    "auditor": LOOKS_AT_PEOPLE,
 }
 ADDS = {
     "support": set(),

@@ -71,7 +71,11 @@ _GROUPS: dict[str, list[tuple[str, ...]]] = {
         ("Digests", "mail", "tranche_site.digest"),
         ("Beat schedule", "schedule", "django_celery_beat.periodictask"),
         ("Users", "group", "auth.user"),
-        ("Audit log", "fact_check", "admin.logentry"),
+        ("Logins", "login", "axes.accesslog"),
+        ("Login attempts", "lock_person", "axes.accessattempt"),
+        ("Acts of staff", "fact_check", "admin.logentry"),
+        ("Audit", "policy", "tranche_site.auditentry"),
+        ("Audit seals", "verified", "tranche_site.auditseal"),
     ],
 }
 

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
 
-from tranche_site.console import backtest_page, exposure_page, plan_page, service_page
+from tranche_site.console import access_pages, backtest_page, exposure_page, plan_page, service_page
 from tranche_site.console.room import reading
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def live(request: HttpRequest) -> HttpResponse:
 def urls() -> list[URLPattern]:
     return [
         path("dashboard/live", live, name="dashboard_live"),
+        path("second-factor", admin.site.admin_view(access_pages.second_factor), name="second_factor"),
+        path("sure", admin.site.admin_view(access_pages.sure), name="sure"),
         path("plan", admin.site.admin_view(plan_page.page), name="plan"),
         path("plan/<int:service_id>/pin", admin.site.admin_view(plan_page.pin), name="plan_pin"),
         path("plan/<int:service_id>/freeze", admin.site.admin_view(plan_page.freeze), name="plan_freeze"),

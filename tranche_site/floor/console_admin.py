@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -36,6 +38,7 @@ from unfold.forms import BaseDialogForm
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from tranche_site.floor import access, audit_context
 from tranche_site.floor.soft_delete import soft_delete
 
 if TYPE_CHECKING:
@@ -207,7 +210,18 @@ def confirmed(
     """
     dialog = {"title": description, "description": question, "form_class": form_class, "form_submit_text": submit}
     made = action(description=description, permissions=[permission], icon=icon, variant=variant, dialog=dialog)
-    return lambda function: _marked(made(function), dangerous)
+    return lambda function: _marked(made(_with_reason(function)), dangerous)
+
+
+def _with_reason(function: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """What is written meanwhile is audited with the reason that was given."""
+
+    @wraps(function)
+    def acts(self: ModelAdmin, request: HttpRequest, form: forms.Form, *args: Any, **kwargs: Any) -> HttpResponse:
+        audit_context.say(reason=form.cleaned_data.get("reason", ""))
+        return function(self, request, form, *args, **kwargs)
+
+    return acts
 
 
 def dangerous_action(function: Any) -> Any:
@@ -216,8 +230,18 @@ def dangerous_action(function: Any) -> Any:
 
 
 def _marked(function: Any, dangerous: bool) -> Any:
-    function.is_dangerous = dangerous
-    return function
+    """What is dangerous asks for the password again, where it was given too long ago."""
+    if not dangerous:
+        function.is_dangerous = False
+        return function
+
+    @wraps(function)
+    def sure(*args: Any, **kwargs: Any) -> Any:
+        request = next(arg for arg in args if isinstance(arg, HttpRequest))
+        return access.ask_again(request) or function(*args, **kwargs)
+
+    setattr(sure, "is_dangerous", True)  # noqa: B010  functions have attributes, which mypy does not know
+    return sure
 
 
 def confirmed_for_many(
@@ -233,6 +257,7 @@ def confirmed_for_many(
         def asks(self: ModelAdmin, request: HttpRequest, queryset: models.QuerySet[Any]) -> HttpResponse | None:
             form = ReasonForm(request, None, request.POST if "_form_submitted" in request.POST else None)
             if form.is_valid():
+                audit_context.say(reason=form.cleaned_data["reason"])
                 function(self, request, queryset, form.cleaned_data["reason"])
                 return None  # back to the list
             context = {
@@ -327,6 +352,18 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._shown(super().get_list_display(request))
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Every change of the row, and whose it was, for those who may read that; else what people did to it here."""
+        if not request.user.has_perm("tranche_site.view_auditentry"):
+            answer: HttpResponse = super().history_view(request, object_id, extra_context)
+            return answer
+        asked = urlencode({"table__exact": self.opts.db_table, "row_id__exact": unquote(object_id)})
+        return HttpResponseRedirect(f"{reverse('admin:tranche_site_auditentry_changelist')}?{asked}")
+
+    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        again = access.ask_again(request) if self.adding_is_dangerous else None
+        return again or super().add_view(request, *args, **kwargs)
 
     def offers(self, action_name: str, row: Any) -> bool:
         """Whether an action makes sense for this row as it stands now."""

@@ -1,6 +1,7 @@
-"""What belongs to nobody's app: who is called when something burns, who is written to, and about what."""
+"""What belongs to nobody's app: who is called when something burns, who is written to and about what, and who changed what."""
 
+from tranche_site.models.audit import AuditEntry, AuditSeal
 from tranche_site.models.digest import Digest, DigestEntry
 from tranche_site.models.paging import SEVERITIES, Page, PageNotice, PagingChannel
 
-__all__ = ["SEVERITIES", "Digest", "DigestEntry", "Page", "PageNotice", "PagingChannel"]
+__all__ = ["SEVERITIES", "AuditEntry", "AuditSeal", "Digest", "DigestEntry", "Page", "PageNotice", "PagingChannel"]

@@ -1,0 +1,307 @@
+"""Who gets into the console: second factor, lock-out, a fresh password, the end of sessions; and what browsers are told."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axes.models import AccessAttempt
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+from django_otp.oath import TOTP
+from django_otp.plugins.otp_static.models import StaticToken
+from django_otp.plugins.otp_totp.models import TOTPDevice
+
+from dns.models import Freeze
+from storms.models import StormEvent
+from tests import factories
+from tests.tranche_site import console_rows as rows
+from tranche_site.floor import access
+
+pytestmark = pytest.mark.django_db
+
+PASSWORD = "a long enough word"
+FACTOR, SURE = "/admin/second-factor", "/admin/sure"
+
+
+@pytest.fixture
+def ann() -> User:
+    return rows.operator()
+
+
+def logged_in(name: str = "operator", **kw: Any) -> Client:
+    client = Client(**kw)
+    answer = client.post("/admin/login/?next=/admin/", {"username": name, "password": PASSWORD})
+    assert answer.status_code == 302, answer.status_code
+    return client
+
+
+def code_of(device: TOTPDevice, steps: int = 0) -> str:
+    totp = TOTP(device.bin_key)
+    totp.time = time.time() + 30 * steps
+    return f"{totp.token():06d}"
+
+
+# --- the second factor ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_factor(settings: Any) -> Iterator[None]:
+    settings.TWO_FACTOR = True
+    yield
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_who_has_no_second_factor_sets_one_up_and_gets_recovery_codes_once(ann: User) -> None:
+    client = logged_in()
+    for path in ("/admin/", reverse("admin:plan"), "/admin/services/service/?q=a"):
+        answer = client.get(path)
+        assert (answer.status_code, answer["Location"].partition("?")[0]) == (302, FACTOR)
+    live = client.get("/admin/dashboard/live", headers={"HX-Request": "true"})
+    assert (live.status_code, live["HX-Redirect"].partition("?")[0]) == (401, FACTOR)
+    page = client.get(FACTOR).content.decode()
+    device = TOTPDevice.objects.get(user=ann)
+    assert base64.b32encode(device.bin_key).decode() in page and "<svg" in page
+    assert not device.confirmed
+    wrong = f"{(int(code_of(device)) + 1) % 1_000_000:06d}"
+    assert "not the code" in client.post(FACTOR, {"code": wrong}).content.decode()
+    assert client.get("/admin/").status_code == 302
+    TOTPDevice.objects.update(throttling_failure_count=0)
+    page = client.post(f"{FACTOR}?next=/admin/plan", {"code": code_of(device)}).content.decode()
+    codes = StaticToken.objects.values_list("token", flat=True)
+    assert len(codes) == 8 and all(code in page for code in codes)
+    assert 'href="/admin/plan"' in page
+    assert client.get("/admin/").status_code == 200
+    assert client.get(FACTOR).status_code == 302  # neither key nor codes are shown again
+    said = list(LogEntry.objects.order_by("pk").values_list("change_message", flat=True))
+    assert said == ["A wrong code of the second factor", "Set up the second factor"]
+
+
+def enrolled(user: User) -> TOTPDevice:
+    return TOTPDevice.objects.create(user=user, name="app", confirmed=True)
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_a_code_is_asked_for_at_each_log_in_and_is_good_once(ann: User) -> None:
+    device = enrolled(ann)
+    first, second = logged_in(), logged_in()
+    assert "key below" not in first.get(FACTOR).content.decode()
+    code = code_of(device)
+    answer = first.post(f"{FACTOR}?next=/admin/exposure", {"code": code})
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/exposure")
+    assert second.post(FACTOR, {"code": code}).status_code == 200  # used up
+    assert second.get("/admin/").status_code == 302
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_guessing_codes_is_slowed_down(ann: User) -> None:
+    device = enrolled(ann)
+    client = logged_in()
+    for _ in range(3):
+        client.post(FACTOR, {"code": "000000"})
+    assert client.post(FACTOR, {"code": code_of(device)}).status_code == 200  # right, and too soon after wrong ones
+    assert client.get("/admin/").status_code == 302
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_a_recovery_code_is_good_once(ann: User) -> None:
+    device = enrolled(ann)
+    StaticToken.objects.create(device=device.user.staticdevice_set.create(name="recovery codes"), token="abcdefgh")
+    assert logged_in().post(FACTOR, {"code": "ABCD EFGH"}).status_code == 302
+    assert logged_in().post(FACTOR, {"code": "abcdefgh"}).status_code == 200
+
+
+@pytest.mark.usefixtures("two_factor")
+@pytest.mark.parametrize("next_", ["https://evil.example/", "//evil.example/", "/v1/services", "javascript:alert(1)"])
+def test_it_leads_nowhere_else(ann: User, next_: str) -> None:
+    device = enrolled(ann)
+    answer = logged_in().post(f"{FACTOR}?next={next_}", {"code": code_of(device)})
+    assert answer["Location"] == "/admin/"
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_security_resets_it_and_every_session_ends(ann: User) -> None:
+    device = enrolled(ann)
+    client = logged_in()
+    client.post(FACTOR, {"code": code_of(device)})
+    boss = User.objects.create_superuser("boss", password=PASSWORD)
+    other = logged_in("boss")
+    other.post(FACTOR, {"code": code_of(enrolled(boss))})
+    page = reverse("admin:auth_user_reset_second_factor", args=[ann.pk])
+    other.post(page, {"_form_submitted": "True", "reason": "lost her telephone"})
+    assert not TOTPDevice.objects.filter(user=ann).exists()
+    assert client.get("/admin/")["Location"].startswith("/admin/login/")
+    assert other.get("/admin/").status_code == 200
+
+
+# --- guessing passwords ---------------------------------------------------------------------------------------------
+
+
+def _try(password: str, forwarded: str = "", address: str = "198.51.100.7", name: str = "operator") -> int:
+    client = Client(REMOTE_ADDR=address, headers={"X-Forwarded-For": forwarded} if forwarded else {})
+    return client.post("/admin/login/", {"username": name, "password": password}).status_code
+
+
+def test_five_wrong_passwords_lock_an_address_out_whatever_it_says_of_itself(ann: User) -> None:
+    tries = [_try("wrong", f"192.0.2.{n}") for n in range(100)]
+    assert tries == [200] * 4 + [429] * 96
+    assert _try(PASSWORD) == 429
+    assert _try(PASSWORD, address="203.0.113.9") == 302  # nobody else's log-in suffers
+
+
+def test_security_lets_somebody_in(ann: User) -> None:
+    for _ in range(6):
+        _try("wrong")
+    boss = User.objects.create_superuser("boss", password=PASSWORD)
+    client = Client()
+    client.force_login(boss)
+    attempt = AccessAttempt.objects.get()
+    page = reverse("admin:axes_accessattempt_let_in", args=[attempt.pk])
+    client.post(page, {"_form_submitted": "True", "reason": "on the phone with her"})
+    assert _try(PASSWORD) == 302
+
+
+def test_the_right_password_forgets_the_wrong_ones(ann: User) -> None:
+    for _ in range(3):
+        assert [_try("wrong") for _ in range(3)] == [200] * 3
+        assert _try(PASSWORD) == 302
+
+
+# --- a fresh password -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(settings: Any) -> None:
+    settings.REAUTHENTICATE_SECONDS = 900
+
+
+def _age(client: Client, **seconds: float) -> None:
+    session = client.session
+    for name, age in seconds.items():
+        session[name] = time.time() - age
+    session.save()
+
+
+def _end(client: Client, storm: StormEvent) -> Any:
+    url = reverse("admin:storms_stormevent_finish", args=[storm.pk])
+    return client.post(url, {"_form_submitted": "True", "reason": "because"})
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_is_dangerous_wants_a_password_that_was_given_lately(ann: User) -> None:
+    storm = factories.storm()
+    client = logged_in()
+    client.get("/admin/")
+    page = reverse("admin:storms_stormevent_change", args=[storm.pk])
+    dialog = reverse("admin:storms_stormevent_finish", args=[storm.pk])
+    assert client.get(dialog).status_code == 200
+    _age(client, sure_at=901)
+    answer = client.get(dialog, headers={"HX-Request": "true", "HX-Current-URL": f"http://testserver{page}"})
+    assert (answer.status_code, answer["HX-Redirect"]) == (401, f"{SURE}?next={page.replace('/', '%2F')}")
+    assert _end(client, storm).status_code in (200, 302)  # was opened in time: what was typed is not lost
+    storm.refresh_from_db()
+    assert storm.closed_at
+    other = factories.storm()
+    _age(client, sure_at=1801)
+    assert _end(client, other)["Location"].startswith(SURE)
+    other.refresh_from_db()
+    assert other.closed_at is None
+    assert "not your password" in client.post(f"{SURE}?next={page}", {"password": "wrong"}).content.decode()
+    answer = client.post(f"{SURE}?next={page}", {"password": PASSWORD})
+    assert answer["Location"] == page
+    _end(client, other)
+    other.refresh_from_db()
+    assert other.closed_at
+
+
+@pytest.mark.usefixtures("fresh")
+def test_so_do_adding_a_freeze_the_plan_and_lists(ann: User) -> None:
+    service = rows.protected_domain().service
+    client = logged_in()
+    client.get("/admin/")
+    _age(client, sure_at=2000)
+    for url in (
+        reverse("admin:dns_freeze_add"), reverse("admin:plan_pin", args=[service.pk]), reverse("admin:storms_stormevent_declare"),
+    ):  # fmt: skip
+        assert client.get(url)["Location"].startswith(SURE)
+    client.post(reverse("admin:dns_freeze_add"), {"service": service.pk, "reason": "x"})
+    assert not Freeze.objects.exists()
+    data = {"action": "approve_selected", "_selected_action": "1", "_form_submitted": "True", "reason": "x"}
+    rows.weight_change(service.domains.get().record_set, state="held")
+    assert client.post(reverse("admin:dns_weightchange_changelist"), data)["Location"].startswith(SURE)
+    assert client.get(reverse("admin:services_service_add")).status_code == 200  # harmless
+
+
+@pytest.mark.usefixtures("fresh")
+def test_guessing_there_locks_out_as_well(ann: User) -> None:
+    client = logged_in()
+    client.get("/admin/")
+    answers = [client.post(SURE, {"password": "wrong"}).status_code for _ in range(6)]
+    assert answers[-1] == 429
+
+
+# --- the end of sessions --------------------------------------------------------------------------------------------
+
+
+def test_a_session_ends_after_twelve_hours_and_after_an_idle_hour(ann: User) -> None:
+    client = logged_in()
+    assert client.get("/admin/").status_code == 200
+    _age(client, began_at=12 * 3600 + 1, seen_at=5)
+    answer = client.get("/admin/services/service/?q=a")
+    assert answer["Location"] == "/admin/login/?next=%2Fadmin%2Fservices%2Fservice%2F%3Fq%3Da"
+    assert "Sessions end after 12 hours" in client.get(answer["Location"]).content.decode()
+    client = logged_in()
+    client.get("/admin/")
+    _age(client, seen_at=3601)
+    assert client.get("/admin/").status_code == 302
+
+
+def test_a_page_that_refreshes_itself_keeps_nobody_logged_in(ann: User) -> None:
+    client = logged_in()
+    client.get("/admin/")
+    _age(client, seen_at=1800)
+    client.get("/admin/dashboard/live", headers={"HX-Request": "true"})
+    assert time.time() - client.session[access.SEEN] > 1700
+    client.get("/admin/")
+    assert time.time() - client.session[access.SEEN] < 60
+
+
+# --- what browsers are told -----------------------------------------------------------------------------------------
+
+
+def test_every_answer_says_what_a_page_may_load(ann: User) -> None:
+    client = logged_in()
+    api = Client(headers={"Authorization": f"Bearer {factories.api_key(factories.customer())}"})
+    answers = {
+        path: (client if path.startswith("/admin") else api).get(path)
+        for path in (
+            "/admin/",
+            "/admin/login/",
+            "/v1/services",
+            "/v1/docs",
+            "/v1/openapi.json",
+            "/healthz",
+            "/v1/nothing",
+            "/x",
+        )
+    }
+    for path, answer in answers.items():
+        policy = answer["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in policy and "base-uri 'none'" in policy, path
+        assert "'unsafe-inline'" not in re.sub(r"style-src[^;]*", "", policy), path
+        assert answer["X-Content-Type-Options"] == "nosniff", path
+        assert answer["Referrer-Policy"] == "same-origin", path
+        assert "Permissions-Policy" in answer, path
+    assert answers["/v1/services"]["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "no-store" in answers["/admin/"]["Cache-Control"]
+
+
+def test_the_reader_of_the_document_has_no_script_of_its_own_in_the_page(ann: User) -> None:
+    page = Client().get("/v1/docs").content.decode()
+    assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
