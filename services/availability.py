@@ -48,6 +48,21 @@ WHERE target_id = ANY(%(targets)s) AND minute_at >= %(start)s AND minute_at < %(
 GROUP BY 1, 2, 3
 """
 
+# The same from whole hours as far as they are added up, and from minutes after that.
+_HOURLY = """
+WITH added AS (SELECT coalesce(max(hour_at) + interval '1 hour', '-infinity') AS until FROM sample_hours)
+SELECT target_id, NULL, date_bin(make_interval(secs => %(step)s), at, %(start)s), sum(good), sum(bad), sum(total_ms_sum),
+    sum(count_ms)
+FROM (
+    SELECT target_id, hour_at AS at, good, bad, total_ms_sum, count_ms FROM sample_hours
+    WHERE target_id = ANY(%(targets)s) AND hour_at >= %(start)s AND hour_at < %(end)s
+    UNION ALL
+    SELECT target_id, minute_at, good, bad, total_ms_sum, count_ms FROM sample_minutes
+    WHERE target_id = ANY(%(targets)s) AND minute_at >= greatest(%(start)s, (SELECT until FROM added)) AND minute_at < %(end)s
+) AS seen
+GROUP BY 1, 2, 3
+"""
+
 # The newest minute that knows one. Its issuer stands in that minute's samples alone: few enough to look through.
 _CERTIFICATES = """
 SELECT newest.target_id, newest.certificate_expires_at, coalesce((
@@ -75,9 +90,10 @@ def series(
     Steps are counted from `start`. A minute belongs to the step in which it begins, so give `start` in whole minutes,
     and `step_seconds` as well. Vantage points of which the ids are in `apart` have points of their own.
     """
+    is_hourly = step_seconds % 3600 == 0 and start.timestamp() % 3600 == 0 and end.timestamp() % 3600 == 0 and not apart
     with connection.cursor() as cursor:
         cursor.execute(
-            _SERIES,
+            _HOURLY if is_hourly else _SERIES,
             {"targets": list(target_ids), "start": start, "end": end, "step": step_seconds, "apart": list(apart)},
         )
         points = [Point(target, place, at.astimezone(UTC), *sums) for target, place, at, *sums in cursor.fetchall()]

@@ -57,6 +57,7 @@ def maintain_months(now: datetime) -> tuple[list[str], list[str]]:
         cursor.execute(
             "DELETE FROM sample_minutes_default WHERE minute_at < %s", [datetime.combine(oldest, time(), UTC)]
         )
+        cursor.execute("DELETE FROM sample_hours WHERE hour_at < %s", [datetime.combine(oldest, time(), UTC)])
     return [_month_table(month) for month in made], [_month_table(month) for month in dropped]
 
 

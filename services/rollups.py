@@ -1,4 +1,4 @@
-"""Samples → minutes: what every vantage point saw of every target, counted by minute. Pages read these, never samples."""
+"""Samples → minutes → hours: what every vantage point saw of every target, counted. Pages read these, never samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from services.partitions import MINUTES_LOCK
 
 logger = logging.getLogger(__name__)
 
-MINUTE = timedelta(minutes=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+HOURS_A_RUN = 24
 LATE_MINUTES = 3
 """The newest minutes that are counted again in each run, since their samples may still arrive."""
 MINUTES_A_RUN = 60
@@ -65,6 +66,45 @@ WHERE ({", ".join(f"known.{name}" for name in _COUNTED)})
 """  # noqa: S608
 
 
+# Hours are counted whole, as minutes are, and written only where they changed.
+_HOURS = """
+INSERT INTO sample_hours AS known (target_id, hour_at, good, bad, total_ms_sum, count_ms)
+SELECT target_id, date_trunc('hour', minute_at, 'UTC'), sum(good), sum(bad), sum(total_ms_sum), sum(count_ms)
+FROM sample_minutes WHERE minute_at >= %(start)s AND minute_at < %(end)s
+GROUP BY 1, 2
+ON CONFLICT (target_id, hour_at) DO UPDATE
+SET good = excluded.good, bad = excluded.bad, total_ms_sum = excluded.total_ms_sum, count_ms = excluded.count_ms
+WHERE (known.good, known.bad, known.total_ms_sum, known.count_ms)
+    IS DISTINCT FROM (excluded.good, excluded.bad, excluded.total_ms_sum, excluded.count_ms)
+"""
+
+
+def roll_up_hours(now: datetime) -> int:
+    """Add up the minutes of hours that are over and not added up yet, a day of them a run. Returns how many rows it wrote."""
+    until = _hour(now - (LATE_MINUTES + 2) * MINUTE)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [MINUTES_LOCK])
+        if not cursor.fetchone()[0]:
+            return 0  # another run is at it
+        newest = _one(cursor, "SELECT max(hour_at) FROM sample_hours WHERE hour_at < %s", until)
+        begin = newest + HOUR if newest else datetime.min.replace(tzinfo=UTC)
+        if begin >= until:
+            return 0
+        first = _one(
+            cursor, "SELECT min(minute_at) FROM sample_minutes WHERE minute_at >= %s AND minute_at < %s", begin, until
+        )
+        if first is None:
+            return 0
+        start = _hour(first)
+        cursor.execute(_HOURS, {"start": start, "end": min(until, start + HOURS_A_RUN * HOUR)})
+        written: int = cursor.rowcount
+    return written
+
+
+def _hour(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
 def roll_up(now: datetime) -> int:
     """Count the samples of complete minutes that are not counted yet, and of the newest ones again.
 
@@ -99,7 +139,11 @@ def count_again(first: datetime, last: datetime, now: datetime) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [MINUTES_LOCK])
         newest = _one(cursor, "SELECT max(minute_at) FROM sample_minutes WHERE minute_at < %s", until)
         start = min(start, newest + MINUTE) if newest else start
-        cursor.execute(_ROLL_UP, {"start": start, "end": end.replace(second=0, microsecond=0)})
+        end = end.replace(second=0, microsecond=0)
+        cursor.execute(_ROLL_UP, {"start": start, "end": end})
+        if (newest_hour := _one(cursor, "SELECT max(hour_at) FROM sample_hours WHERE hour_at < %s", until)) is not None:
+            # Those that were added up already; the others are to come.
+            cursor.execute(_HOURS, {"start": _hour(start), "end": min(_hour(end) + HOUR, newest_hour + HOUR)})
 
 
 def _span(cursor: object, until: datetime) -> tuple[datetime, datetime] | None:

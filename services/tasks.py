@@ -92,4 +92,6 @@ def check_proofs() -> None:
 
 @shared_task(name="services.roll_up")
 def roll_up() -> None:
-    rollups.roll_up(datetime.now(UTC))
+    now = datetime.now(UTC)
+    rollups.roll_up(now)
+    rollups.roll_up_hours(now)

@@ -39,6 +39,7 @@ from tranche_site.floor.console_admin import (
     settled,
     when,
 )
+from tranche_site.models import SavedView
 
 setattr(admin.site, "extra_urls", pages.urls)  # noqa: B010  unfold asks its site for them; Django's class has no such name
 
@@ -113,6 +114,14 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
         if db_field.name == "groups" and not _is_superuser(request):
             kwargs["queryset"] = Group.objects.filter(name__in=roles.NAMES)
         return super().formfield_for_manytomany(db_field, request, **kwargs)
+
+
+@admin.register(SavedView)
+class SavedViewAdmin(ReadOnly):
+    list_display = ["name", "list", "owner", "is_shared", "query", "created_at"]
+    list_select_related = ["owner"]
+    search_fields = ["name", "owner__username"]
+    empty_hint = "People keep the filters of a list under a name, above that list."
 
 
 @admin.register(Group)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +20,7 @@ from billing.documents.sheet import COVER, CREDIT, Line, Period, Sheet, Tax
 from billing.documents.written import fraction
 from billing.money import exponent
 from billing.rating import decimal
+from tranche_site.floor.spreadsheets import guarded
 
 COLUMNS = (
     "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd",
@@ -41,9 +41,6 @@ _SERVICES = {
     "premium": "Storm cover",
 }
 _MONTHLY = ("fixed_fee", "premium")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-# What makes a spreadsheet read a cell as a formula, in their wide forms too.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def render(sheet: Sheet) -> str:
@@ -54,12 +51,6 @@ def render(sheet: Sheet) -> str:
     for row in _rows(sheet):
         writer.writerow({column: guarded(str(value)) for column, value in row.items()})
     return out.getvalue()
-
-
-def guarded(cell: str) -> str:
-    """The cell as text, where a spreadsheet would take it for a formula; numbers stay what they are."""
-    is_formula = cell.lstrip(" ").startswith(_FORMULA) and not _NUMBER.fullmatch(cell)
-    return f"'{cell}" if is_formula else cell
 
 
 def _rows(sheet: Sheet) -> Iterable[Mapping[str, Any]]:

@@ -81,3 +81,20 @@ class SampleMinute(models.Model):
 
     class Meta:
         db_table = "sample_minutes"
+
+
+class SampleHour(models.Model):
+    """The minutes of one target and hour, of all vantage points together, added up by `services.rollups` once it is over:
+    what pictures of weeks and months are read from."""
+
+    pk = models.CompositePrimaryKey("target_id", "hour_at")
+    target_id = models.BigIntegerField()
+    hour_at = models.DateTimeField()
+    good = models.BigIntegerField(default=0)
+    bad = models.BigIntegerField(default=0)
+    total_ms_sum = models.FloatField(default=0)
+    count_ms = models.BigIntegerField(default=0)
+
+    class Meta:
+        db_table = "sample_hours"
+        indexes = [models.Index(fields=["hour_at"], name="sample_hours_by_time")]

@@ -16,7 +16,7 @@ from django.db import connection  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.urls import reverse  # noqa: E402
 
-from services import partitions  # noqa: E402
+from services import partitions, rollups  # noqa: E402
 from services.models import Service, Target  # noqa: E402
 from tests import factories  # noqa: E402
 from tests.tranche_site import console_rows  # noqa: E402
@@ -163,6 +163,8 @@ def _fill() -> Service:
     with connection.cursor() as cursor:
         cursor.execute(_MINUTES, {"start": start, "now": NOW, "every": timedelta(minutes=1)})
         cursor.execute(_SAMPLES, {"start": day_ago, "now": NOW, "every": timedelta(seconds=10)})
+        while rollups.roll_up_hours(NOW):
+            pass
         chosen = services[SERVICES // 2]
         factories.dns_account()
         asked = {"customers": CUSTOMERS, "usage_days": USAGE_DAYS, "service": chosen.pk}

@@ -35,6 +35,7 @@ from tests import factories
 from tests.billing.story import APRIL_3, GB, MARCH, at, billed_customer, storm, use
 from tests.together import run_together
 from tests.tranche_site import console_rows as rows
+from tranche_site.floor.spreadsheets import guarded
 
 LAYERS = [{"attachment": "0", "limit": "100", "share": "0.5"}, {"attachment": "100", "limit": "400", "share": "1"}]
 
@@ -442,7 +443,7 @@ def test_a_word_of_300_letters_stays_on_the_page() -> None:
     ],
 )  # fmt: skip
 def test_no_cell_is_a_formula(cell: str, said: str) -> None:
-    assert csv.guarded(cell) == said
+    assert guarded(cell) == said
 
 
 @pytest.mark.parametrize("kind", [*InvoiceLineItem.Kind.values])

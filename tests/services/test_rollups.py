@@ -12,8 +12,8 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings, strategies
 
-from services import partitions, rollups, samples
-from services.models import ProbeSample, SampleMinute
+from services import availability, partitions, rollups, samples
+from services.models import ProbeSample, SampleHour, SampleMinute
 from services.outcomes import BAD, SET_ASIDE, Outcome
 from services.rollups import MINUTE, roll_up
 from services.samples import Row
@@ -313,3 +313,76 @@ def test_two_runs_at_once(committed: None) -> None:
     assert not errors
     assert sorted(results) == [0, 0, 0, 100]
     assert minutes() == oracle(rows, NOON + 20 * MINUTE)
+
+
+# --- hours ----------------------------------------------------------------------------------------------------------
+
+
+def seen_in(target_id: int, at: datetime, good: int, bad: int = 0, point: int = 1) -> None:
+    SampleMinute.objects.create(
+        minute_at=at,
+        target_id=target_id,
+        vantage_point_id=point,
+        good=good,
+        bad=bad,
+        total_ms_sum=10.0 * good,
+        count_ms=good,
+    )
+
+
+def hours() -> dict[tuple[int, datetime], tuple[int, int]]:
+    return {(row.target_id, row.hour_at): (row.good, row.bad) for row in SampleHour.objects.all()}
+
+
+@pytest.mark.django_db
+def test_an_hour_is_the_sum_of_its_minutes_once_it_is_over() -> None:
+    hour = timedelta(hours=1)
+    seen_in(1, NOON, 5, 1)
+    seen_in(1, NOON + 59 * MINUTE, 6, point=2)
+    seen_in(2, NOON + 10 * MINUTE, 1)
+    seen_in(1, NOON + hour, 7)
+    assert rollups.roll_up_hours(NOON + hour + 4 * MINUTE) == 0  # its last minutes may be counted again
+    assert rollups.roll_up_hours(NOON + hour + 5 * MINUTE) == 2
+    assert hours() == {(1, NOON): (11, 1), (2, NOON): (1, 0)}
+    assert rollups.roll_up_hours(NOON + hour + 6 * MINUTE) == 0
+    rollups.roll_up_hours(NOON + 2 * hour + 5 * MINUTE)
+    assert hours()[1, NOON + hour] == (7, 0)
+
+
+@pytest.mark.django_db
+def test_hours_leap_over_times_without_minutes_and_take_a_day_a_run() -> None:
+    for days in (0, 0.9, 3, 40):
+        seen_in(1, NOON + timedelta(days=days), 1)
+    now = NOON + timedelta(days=41)
+    assert [rollups.roll_up_hours(now) for _ in range(4)] == [2, 1, 1, 0]
+
+
+@pytest.mark.django_db
+def test_minutes_that_come_late_change_their_hour() -> None:
+    now = NOON + timedelta(hours=3)
+    samples.write([sample(10 * n) for n in range(6)])
+    roll_up(NOON + MINUTE)
+    rollups.roll_up_hours(now)
+    assert [good for good, _ in hours().values()] == [6]
+    samples.write([sample(5), sample(30 * 60)])
+    rollups.count_again(NOON, NOON + 30 * MINUTE, now)
+    assert [good for good, _ in hours().values()] == [8]
+    samples.write([sample(61 * 60)])
+    rollups.count_again(NOON + timedelta(hours=1), NOON + timedelta(hours=1, minutes=2), now)
+    assert len(hours()) == 1  # that one was not added up before
+    rollups.roll_up_hours(now)
+    assert [good for good, _ in hours().values()] == [8, 1]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("until", [None, 5, 30])
+def test_a_series_by_hours_is_that_of_the_minutes(until: int | None) -> None:
+    for n in range(0, 48 * 60, 37):
+        seen_in(n % 2 + 1, NOON + n * MINUTE, n % 7, n % 3, point=n % 5)
+    start, end = NOON - timedelta(hours=2), NOON + timedelta(hours=46)
+    plain = availability.series([1, 2], start, end, 7200, apart=[99])
+    assert plain
+    for _ in range(3):
+        if until is not None:
+            rollups.roll_up_hours(NOON + timedelta(hours=until, minutes=10))
+    assert availability.series([1, 2], start, end, 7200) == plain

@@ -40,7 +40,7 @@ from dns.models import (
 from services.models import Service, ServiceDomain, Target
 from storms.models import Finding, IncidentEntry, PathVerdict, StormEntry, StormEvent
 from tests import factories
-from tranche_site.models import AuditSeal, Digest, DigestEntry, Page, PageNotice, PagingChannel
+from tranche_site.models import AuditSeal, Digest, DigestEntry, Page, PageNotice, PagingChannel, SavedView
 
 
 def operator(**kw: object) -> User:
@@ -255,6 +255,8 @@ def everything() -> StormEvent:
     DeliveryAttempt.objects.create(delivery=delivery, at=now, milliseconds=12, status=500, error="answered 500")
     AccessAttempt.objects.create(username="ann", ip_address="192.0.2.1", failures_since_start=2, user_agent="x")
     AccessLog.objects.create(username="ann", ip_address="192.0.2.1", user_agent="x")
+    owner = User.objects.first() or operator()
+    SavedView.objects.create(owner=owner, list="dns.pin", name="now", query="in_force=yes")
     AuditSeal.objects.create(since=now, until=now, entries=0, sha256="0" * 64)
     return storm
 

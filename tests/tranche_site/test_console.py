@@ -56,7 +56,7 @@ def test_every_model_is_in_the_console_but_samples_and_entries() -> None:
         label(model) for model in REGISTERED
     }
     # Their keys are composite: Django's admin can't show them.
-    samples = {"services.ProbeSample", "services.SampleMinute", "storms.StormSample"}
+    samples = {"services.ProbeSample", "services.SampleMinute", "services.SampleHour", "storms.StormSample"}
     # Lines of a timeline say nothing by themselves: they are read on their storm's, incident's and delivery's page.
     lines = {"storms.StormEntry", "storms.IncidentEntry", "customers.DeliveryAttempt"}
     assert missing == samples | lines | {"customers.IdempotentRequest"}  # for a day, and for machines

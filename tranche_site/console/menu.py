@@ -70,6 +70,7 @@ _GROUPS: dict[str, list[tuple[str, ...]]] = {
         ("Paging channels", "contact_phone", "tranche_site.pagingchannel"),
         ("Digests", "mail", "tranche_site.digest"),
         ("Beat schedule", "schedule", "django_celery_beat.periodictask"),
+        ("Kept views", "bookmarks", "tranche_site.savedview"),
         ("Users", "group", "auth.user"),
         ("Logins", "login", "axes.accesslog"),
         ("Login attempts", "lock_person", "axes.accessattempt"),

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.utils import timezone
 
-from tranche_site.console import access_pages, backtest_page, exposure_page, plan_page, service_page
+from tranche_site.console import access_pages, backtest_page, exposure_page, plan_page, saved_views, service_page
 from tranche_site.console.room import reading
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def urls() -> list[URLPattern]:
         path("dashboard/live", live, name="dashboard_live"),
         path("second-factor", admin.site.admin_view(access_pages.second_factor), name="second_factor"),
         path("sure", admin.site.admin_view(access_pages.sure), name="sure"),
+        path("views/save", admin.site.admin_view(saved_views.save), name="saved_view_save"),
+        path("views/<int:pk>/drop", admin.site.admin_view(saved_views.drop), name="saved_view_drop"),
         path("plan", admin.site.admin_view(plan_page.page), name="plan"),
         path("plan/<int:service_id>/pin", admin.site.admin_view(plan_page.pin), name="plan_pin"),
         path("plan/<int:service_id>/freeze", admin.site.admin_view(plan_page.freeze), name="plan_freeze"),

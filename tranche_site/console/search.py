@@ -20,6 +20,15 @@ _MODELS = {
     "storms.CdnIncident": "crisis_alert",
     "storms.StormEvent": "thunderstorm",
     "billing.Invoice": "receipt_long",
+    "customers.ApiKey": "key",
+    "customers.WebhookEndpoint": "webhook",
+    "services.Cdn": "cloud",
+    "services.VantagePoint": "visibility",
+    "services.Target": "route",
+    "dns.DnsAccount": "manage_accounts",
+    "billing.Contract": "contract",
+    "billing.UsageSource": "input",
+    "auth.User": "group",
 }
 _MOST = 8
 

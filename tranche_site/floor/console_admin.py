@@ -38,7 +38,7 @@ from unfold.forms import BaseDialogForm
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from tranche_site.floor import access, audit_context
+from tranche_site.floor import access, audit_context, console_lists
 from tranche_site.floor.soft_delete import soft_delete
 
 if TYPE_CHECKING:
@@ -340,6 +340,7 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # they count the whole table
     actions_on_bottom = False
+    list_before_template = "console/list_before.html"
     warn_unsaved_form = True
     formfield_overrides = {
         models.URLField: {"assume_scheme": "https"},
@@ -352,6 +353,11 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._shown(super().get_list_display(request))
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        if console_lists.ASKED in request.GET:
+            return console_lists.as_csv(self, request, timezone.now())
+        return super().changelist_view(request, extra_context)
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         """Every change of the row, and whose it was, for those who may read that; else what people did to it here."""

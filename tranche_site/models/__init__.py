@@ -3,5 +3,16 @@
 from tranche_site.models.audit import AuditEntry, AuditSeal
 from tranche_site.models.digest import Digest, DigestEntry
 from tranche_site.models.paging import SEVERITIES, Page, PageNotice, PagingChannel
+from tranche_site.models.saved_view import SavedView
 
-__all__ = ["SEVERITIES", "AuditEntry", "AuditSeal", "Digest", "DigestEntry", "Page", "PageNotice", "PagingChannel"]
+__all__ = [
+    "SEVERITIES",
+    "AuditEntry",
+    "AuditSeal",
+    "Digest",
+    "DigestEntry",
+    "Page",
+    "PageNotice",
+    "PagingChannel",
+    "SavedView",
+]
