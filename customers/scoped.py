@@ -63,6 +63,16 @@ class MomentFilter(IsoDateTimeFilter):
     field_class = MomentField
 
 
+def since(field: str) -> MomentFilter:
+    """Of a list, the rows whose time is this or later."""
+    return MomentFilter(field_name=field, lookup_expr="gte", label="This time or later.")
+
+
+def until(field: str) -> MomentFilter:
+    """Of a list, the rows whose time is before this."""
+    return MomentFilter(field_name=field, lookup_expr="lt", label="Before this time.")
+
+
 # Comments, not docstrings, on the classes below: subclasses without one of their own would print them in the document.
 
 

@@ -13,7 +13,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from customers.scoped import IdFilter, OwnedViewSet, OwnRow, ReadViewSet, StrictSerializer
+from customers.scoped import IdFilter, OwnedViewSet, OwnRow, ReadViewSet, StrictSerializer, since, until
 from services.api import PathSerializer, PathViewSet
 from services.models import Cdn, Service
 from storms import packs
@@ -102,6 +102,7 @@ class OpenFilter(FilterSet):
 class StormFilter(OpenFilter):
     over_at = "closed_at"
     kind = ChoiceFilter(choices=Kind.choices)
+    since, until = since("started_at"), until("started_at")
     state = ChoiceFilter(choices=[("open", "open"), ("closed", "closed")], method="by_state")
 
 
@@ -146,6 +147,7 @@ class FindingSerializer(serializers.ModelSerializer[Finding]):
 class FindingFilter(OpenFilter):
     over_at = "resolved_at"
     kind = ChoiceFilter(choices=Finding._meta.get_field("kind").choices)
+    since, until = since("first_seen_at"), until("first_seen_at")
     state = ChoiceFilter(choices=[("open", "open"), ("resolved", "resolved")], method="by_state")
 
 

@@ -273,6 +273,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "tranche_site.floor.openapi.refuse_unknown",
+        "tranche_site.floor.openapi_examples.describe",
     ],
 }
 

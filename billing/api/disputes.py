@@ -15,7 +15,7 @@ from billing import disputes
 from billing.models import Dispute, InvoiceLineItem
 from billing.problems import InvoiceError
 from customers.models import ApiKey
-from customers.scoped import OwnRow, ReadViewSet, StrictSerializer
+from customers.scoped import OwnRow, ReadViewSet, StrictSerializer, since, until
 from tranche_site.floor.json_fields import Text
 from tranche_site.floor.problems import Conflict
 
@@ -49,6 +49,7 @@ def _key(request: Request) -> str:
 
 class DisputeFilter(FilterSet):
     state = ChoiceFilter(choices=Dispute.State.choices)
+    since, until = since("opened_at"), until("opened_at")
 
 
 class DisputeViewSet(ReadViewSet, mixins.CreateModelMixin):

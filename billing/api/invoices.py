@@ -23,7 +23,7 @@ from billing.documents import annex, csv, pdf, sheet
 from billing.models import Invoice, InvoiceLineItem, Payment
 from billing.problems import InvoiceError
 from customers.models import ApiKey
-from customers.scoped import IdFilter, ReadViewSet
+from customers.scoped import IdFilter, ReadViewSet, since, until
 from tranche_site.floor.problems import Conflict
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class InvoiceFilter(FilterSet):
     kind = ChoiceFilter(choices=Invoice.Kind.choices)
     state = ChoiceFilter(choices=Invoice.State.choices)
     corrects = IdFilter()
+    since, until = since("period_start"), until("period_start")
 
 
 class LinePackSerializer(serializers.Serializer[Any]):

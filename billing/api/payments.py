@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from billing.models import Payment
 from billing.payments import REFERENCE_LENGTH
-from customers.scoped import IdFilter, ReadViewSet, Strict
+from customers.scoped import IdFilter, ReadViewSet, Strict, since, until
 from tranche_site.floor.json_fields import Integer, Text
 
 
@@ -31,6 +31,7 @@ class RecordSerializer(Strict):
 
 class PaymentFilter(FilterSet):
     invoice = IdFilter()
+    since, until = since("received_at"), until("received_at")
 
 
 class PaymentViewSet(ReadViewSet):

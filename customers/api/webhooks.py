@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from customers import catalogue
 from customers.models import DeliveryAttempt, Event, WebhookDelivery, WebhookEndpoint
 from customers.models.webhook import MOST_KINDS, ROTATION, check_kinds
-from customers.scoped import IdFilter, MomentFilter, OwnedViewSet, ReadViewSet, StrictSerializer, customer_of
+from customers.scoped import IdFilter, OwnedViewSet, ReadViewSet, StrictSerializer, customer_of, since, until
 from customers.views import ApiViewSet
 from customers.webhooks import outbox, payload
 from tranche_site.floor.json_fields import Text
@@ -57,6 +57,7 @@ class WebhookDeliverySerializer(serializers.ModelSerializer[WebhookDelivery]):
 class WebhookDeliveryFilter(FilterSet):
     endpoint = IdFilter()
     state = ChoiceFilter(choices=WebhookDelivery.State.choices)
+    since, until = since("created_at"), until("created_at")
 
 
 class WebhookDeliveryViewSet(ReadViewSet):
@@ -223,8 +224,7 @@ class EventFilter(FilterSet):
     type = ChoiceFilter(
         field_name="kind", choices=[(kind.name, kind.name) for kind in catalogue.KINDS.values() if kind.is_public]
     )
-    since = MomentFilter(field_name="created_at", lookup_expr="gte")
-    until = MomentFilter(field_name="created_at", lookup_expr="lt")
+    since, until = since("created_at"), until("created_at")
 
 
 class EventViewSet(ReadViewSet):

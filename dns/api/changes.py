@@ -7,7 +7,7 @@ from typing import Any
 from django_filters.rest_framework import ChoiceFilter, FilterSet
 from rest_framework import serializers
 
-from customers.scoped import IdFilter, ReadViewSet
+from customers.scoped import IdFilter, ReadViewSet, since, until
 from dns.models import WeightChange
 
 
@@ -48,6 +48,7 @@ class WeightChangeSerializer(OwnError):
 class WeightChangeFilter(FilterSet):
     service = IdFilter()
     state = ChoiceFilter(choices=WeightChange.State.choices)
+    since, until = since("wanted_at"), until("wanted_at")
 
 
 class WeightChangeViewSet(ReadViewSet):

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from customers.models import ApiKey
-from customers.scoped import IdFilter, OwnRow, ReadViewSet, StrictSerializer
+from customers.scoped import IdFilter, OwnRow, ReadViewSet, StrictSerializer, since, until
 from dns import drills
 from dns.models import Drill, RecordSet
 from services.models import Service
@@ -42,6 +42,7 @@ class DrillSerializer(StrictSerializer):
 class DrillFilter(FilterSet):
     service = IdFilter()
     state = ChoiceFilter(choices=Drill.State.choices)
+    since, until = since("scheduled_at"), until("scheduled_at")
 
 
 class DrillViewSet(ReadViewSet, mixins.CreateModelMixin):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -263,3 +263,15 @@ def test_a_storms_evidence_is_one_document_that_replays(service: Service, client
     pack = client.get(f"/v1/storms/{storm.pk}/evidence").json()
     assert (pack["type"], pack["storm"]["id"], len(pack["entries"])) == ("storm", storm.pk, 1)
     assert evidence.replay(pack) == []
+
+
+def test_storms_from_a_time_on_and_before_another(client: APIClient, service: Service) -> None:
+    at = datetime(2026, 3, 5, 10, tzinfo=UTC)
+    ids = []
+    for hours in (0, 1, 2):
+        begin = at + timedelta(hours=hours)
+        end = begin + timedelta(minutes=5)
+        ids.append(factories.storm(service=service, started_at=begin, ended_at=end, closed_at=end).pk)
+    query = "since=2026-03-05T12:00:00%2B01:00&until=2026-03-05T12:00:00Z"
+    assert [row["id"] for row in client.get(f"/v1/storms?{query}").json()] == ids[1:2]
+    assert client.get("/v1/storms?since=yesterday").status_code == 400

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.test import Client
 from drf_spectacular.drainage import GENERATOR_STATS
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.tranche_site.test_tenancy import LINE, PUBLIC, ROUTES
@@ -52,6 +54,57 @@ def test_every_operation_wants_a_key_and_tells_how_it_refuses(document: dict[str
             for status, response in operation["responses"].items():
                 if status >= "400":
                     assert set(response["content"]) == {"application/problem+json"}
+
+
+def _bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            asked = operation.get("requestBody", {}).get("content", {})
+            told = {status: response.get("content", {}) for status, response in operation["responses"].items()}
+            for place, contents in (("request", asked), *told.items()):
+                for kind, content in contents.items():
+                    if kind.endswith("json"):
+                        yield f"{verb} {path} {place}", content
+
+
+def test_every_body_has_an_example_that_its_schema_allows(document: dict[str, Any]) -> None:
+    wrong = {}
+    for place, content in _bodies(document):
+        schema = content["schema"] | {"components": document["components"]}
+        checker = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        if "example" not in content:
+            wrong[place] = "there is none"
+        elif errors := [f"{error.json_path}: {error.message}" for error in checker.iter_errors(content["example"])]:
+            wrong[place] = errors[0]
+    assert wrong == {}
+
+
+def test_the_headers_that_views_have_alike_are_described(document: dict[str, Any]) -> None:
+    paths = document["paths"]
+    listed = paths["/v1/services"]["get"]
+    assert set(listed["responses"]["200"]["headers"]) >= {"Link", "ETag", "RateLimit", "X-Request-Id"}
+    assert "Retry-After" in listed["responses"]["429"]["headers"]
+    assert {"$ref": "#/components/parameters/IdempotencyKey"} in paths["/v1/services"]["post"]["parameters"]
+    assert {"$ref": "#/components/parameters/IfMatch"} in paths["/v1/services/{id}"]["patch"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "events",
+        "webhook-deliveries",
+        "storms",
+        "findings",
+        "weight-changes",
+        "drills",
+        "invoices",
+        "payments",
+        "disputes",
+    ],
+)
+def test_lists_of_what_happened_take_a_time(document: dict[str, Any], path: str) -> None:
+    names = {parameter.get("name") for parameter in document["paths"][f"/v1/{path}"]["get"]["parameters"]}
+    assert {"since", "until"} <= names
 
 
 def test_lists_are_bare_arrays(document: dict[str, Any]) -> None:
