@@ -15,6 +15,8 @@ from tranche_site.floor.console_admin import InfinitePaginator, RangeDateTimeFil
 from tranche_site.models import AuditEntry, AuditSeal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from django.db.models import Model, QuerySet
     from django.http import HttpRequest
 
@@ -70,11 +72,11 @@ class AuditEntryAdmin(ReadOnly):
 
     @display(description="changes")
     def said(self, entry: AuditEntry) -> str:
-        return Truncator(", ".join(_line(*pair) for pair in entry.changes.items())).chars(MOST_CHARACTERS)
+        return Truncator(", ".join(_lines(entry))).chars(MOST_CHARACTERS)
 
     @display(description="changes")
     def whole(self, entry: AuditEntry) -> str:
-        return format_html_join("", "<div>{}</div>", ((_line(*pair),) for pair in entry.changes.items()))
+        return format_html_join("", "<div>{}</div>", ((line,) for line in _lines(entry)))
 
     @display(description="by", ordering="actor")
     def who(self, entry: AuditEntry) -> str:
@@ -84,11 +86,15 @@ class AuditEntryAdmin(ReadOnly):
         return format_html('<a class="text-link" href="{}{}">{}</a>', url, entry.actor, entry.actor)
 
 
-def _line(column: str, values: list[Any]) -> str:
-    old, new = values
-    if old == new == "secret":
-        return f"{column}: changed"
-    return f"{column}: {_said(old)} → {_said(new)}"
+def _lines(entry: AuditEntry) -> Iterator[str]:
+    """Of a row that was made or deleted, what it said; of one that was changed, what before and what then."""
+    for column, (old, new) in entry.changes.items():
+        if old == new == "secret":
+            yield f"{column}: {'set' if entry.action == AuditEntry.Action.INSERT else 'changed'}"
+        elif entry.action == AuditEntry.Action.UPDATE:
+            yield f"{column}: {_said(old)} → {_said(new)}"
+        elif column != "id" and (said := new if old is None else old) not in (None, "", [], {}):
+            yield f"{column}: {_said(said)}"
 
 
 def _said(value: Any) -> str:
