@@ -19,6 +19,7 @@ from rest_framework import mixins, serializers
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
+from customers import configuration
 from customers.views import ApiViewSet
 from tranche_site.floor import json_fields
 from tranche_site.floor.soft_delete import soft_delete
@@ -116,14 +117,19 @@ class StrictSerializer(Strict, serializers.ModelSerializer[Any]):
 
     def create(self, validated_data: dict[str, Any]) -> Any:
         model: Any = self.Meta.model
-        row = model(customer=customer_of(self.context["request"]), **validated_data)
-        return self._save(row)
+        row = self._save(model(customer=customer_of(self.context["request"]), **validated_data))
+        configuration.tell(row, "created")
+        return row
 
     def update(self, instance: Any, validated_data: dict[str, Any]) -> Any:
+        changed = [name for name, value in validated_data.items() if getattr(instance, name) != value]
         for name, value in validated_data.items():
             setattr(instance, name, value)
         # Only what the request named is written, so that two requests for different fields do not undo each other.
-        return self._save(instance, update_fields=list(validated_data))
+        row = self._save(instance, update_fields=list(validated_data))
+        if changed:
+            configuration.tell(row, "updated", changed)
+        return row
 
     @transaction.atomic
     def _save(self, row: Any, **how: Any) -> Any:
@@ -155,3 +161,4 @@ class OwnedViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.DestroyModelMixi
 
     def perform_destroy(self, instance: models.Model) -> None:
         soft_delete(instance, timezone.now())
+        configuration.tell(instance, "deleted")

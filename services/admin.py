@@ -7,6 +7,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -14,6 +15,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
+from customers import configuration
+from customers.admin.telling import TellsCustomers, TellsCustomersOfDeletion
 from services import chart, maintenance, proof
 from services.models import Cdn, MaintenanceWindow, Service, ServiceDomain, Target, VantagePoint
 from tranche_site.floor.console_admin import (
@@ -22,7 +25,6 @@ from tranche_site.floor.console_admin import (
     Form,
     ModelAdmin,
     ReadOnlyInline,
-    SoftDelete,
     TabularInline,
     action,
     confirmed,
@@ -65,7 +67,7 @@ class DomainInline(ReadOnlyInline):
 
 
 @admin.register(Service)
-class ServiceAdmin(SoftDelete):
+class ServiceAdmin(TellsCustomersOfDeletion):
     list_display = ["name", "customer", "domain_count", "probe", "interval", "created_at"]
     list_select_related = ["customer"]
     list_filter = [("customer", AutocompleteSelectFilter)]
@@ -204,7 +206,7 @@ class ProofFilter(admin.SimpleListFilter):
 
 
 @admin.register(ServiceDomain)
-class ServiceDomainAdmin(SoftDelete):
+class ServiceDomainAdmin(TellsCustomersOfDeletion):
     list_display = ["hostname", "service", "customer", "state", "check_result", "checked_at"]
     list_select_related = ["service", "customer"]
     list_filter = [ProofFilter, ("service", AutocompleteSelectFilter), ("customer", AutocompleteSelectFilter)]
@@ -279,7 +281,7 @@ class ServiceDomainAdmin(SoftDelete):
 
 
 @admin.register(Target)
-class TargetAdmin(ModelAdmin):
+class TargetAdmin(TellsCustomers):
     list_display = ["hostname_probed", "role_label", "rank", "cdn", "address", "port", "capacity", "enabled"]
     list_select_related = ["domain", "cdn"]
     list_filter = [
@@ -391,7 +393,7 @@ MAINTENANCE_COLOURS = {"now": "warning", "to come": "info", "over": "", "lifted"
 
 
 @admin.register(MaintenanceWindow)
-class MaintenanceWindowAdmin(ModelAdmin):
+class MaintenanceWindowAdmin(TellsCustomers):
     form = MaintenanceForm
     list_display = [
         "subject",
@@ -469,6 +471,8 @@ class MaintenanceWindowAdmin(ModelAdmin):
     @confirmed("Lift", "Storms start again at once, also from what was seen meanwhile.", submit="Lift it", icon="sunny")
     def lift(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
         window = self.row_of(request, object_id, "lift")
-        window.lift(timezone.now())
+        with transaction.atomic():
+            window.lift(timezone.now())
+            configuration.tell(window, "deleted")
         self.log_change(request, window, f"Lifted: {form.cleaned_data['reason']}")
         return settled(request, self.url_of(window), f"The {window} is lifted.")

@@ -14,6 +14,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from customers import configuration
 from customers.scoped import (
     IdFilter,
     OwnedViewSet,
@@ -193,6 +194,7 @@ class PathViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.UpdateModelMixin,
     def perform_destroy(self, instance: Target) -> None:
         instance.enabled = False
         instance.save(update_fields=["enabled"])
+        configuration.tell(instance, "deleted")
 
 
 # --- maintenance ---------------------------------------------------------------------------------------------------
@@ -242,3 +244,4 @@ class MaintenanceWindowViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.Dest
 
     def perform_destroy(self, instance: MaintenanceWindow) -> None:
         instance.lift(timezone.now())
+        configuration.tell(instance, "deleted")

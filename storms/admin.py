@@ -19,6 +19,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from customers.admin.telling import TellsCustomersOfDeletion
 from services.models import Service
 from storms import evidence, incidents, operators, packs
 from storms.models import (
@@ -39,7 +40,6 @@ from tranche_site.floor.console_admin import (
     ReadOnly,
     ReadOnlyInline,
     ReasonForm,
-    SoftDelete,
     action,
     confirmed,
     dangerous_action,
@@ -105,7 +105,7 @@ class StormPolicyForm(Form):
 
 
 @admin.register(StormPolicy)
-class StormPolicyAdmin(SoftDelete):
+class StormPolicyAdmin(TellsCustomersOfDeletion):
     form = StormPolicyForm
     list_display = ["service", "customer", "kind", "mode_label", "threshold", "window", "cooldown", "version"]
     list_select_related = ["service", "customer"]

@@ -14,6 +14,7 @@ REAL_TIME = (
 """Whole stacks and small internets by the real clock, minutes of them. At the same time they would starve each other."""
 
 LONGEST = (
+    "tests/scenarios/test_worst_day.py",
     "tests/storms/test_history.py::test_an_incident_is_what_it_was[aws-2025-10-20]",
     "tests/dns/test_faults.py",
     "tests/scenarios/test_origin_fault_is_never_paid.py",

@@ -23,7 +23,7 @@ BEFORE_ALL = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """`of`: the columns whose changes count; empty: all but `but`, those that machines write by themselves."""
+    """`of`: the columns that count, and no others are told; empty: all but `but`, those that machines write by themselves."""
 
     table: str
     of: str = ""

@@ -256,7 +256,8 @@ def _traffic(service: Service, ways: Mapping[int, Way], span: Span) -> dict[Way,
 
 
 def _marks(service: Service, targets: Sequence[Target], span: Span, *, of_ours: bool) -> list[Mark]:
-    cdns = {target.cdn_id for target in targets if target.role == Target.Role.PRIMARY and target.enabled}
+    # Work on a CDN is our own people's business.
+    cdns = {target.cdn_id for target in targets if of_ours and target.role == Target.Role.PRIMARY and target.enabled}
     with connection.cursor() as cursor:
         cursor.execute(
             _MARKS,

@@ -8,9 +8,10 @@ from django import forms
 from django.contrib import admin
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from customers.admin.telling import TellsCustomers
 from dns.models import SteeringTerms
 from services import maintenance
-from tranche_site.floor.console_admin import AutocompleteSelectFilter, Form, ModelAdmin, display, two_lines
+from tranche_site.floor.console_admin import AutocompleteSelectFilter, Form, display, two_lines
 
 
 class PathsField(forms.CharField):
@@ -44,7 +45,7 @@ class SteeringTermsForm(Form):
 
 
 @admin.register(SteeringTerms)
-class SteeringTermsAdmin(ModelAdmin):
+class SteeringTermsAdmin(TellsCustomers):
     form = SteeringTermsForm
     list_display = ["owner", "comes_home", "spread_label", "standing", "drills", "created_at"]
     list_select_related = ["service", "customer"]

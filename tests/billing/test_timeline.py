@@ -240,7 +240,7 @@ def test_what_people_did_is_marked_and_words_of_ours_stay_ours() -> None:
         ("pin", "pinned, backup 30 %: a try"),
     ]
     told = [mark.text for mark in seen(path, of_ours=False).timeline.marks]
-    assert "freeze of all changes" in told and not any("NOC" in text for text in told)
+    assert "freeze of all changes" in told and not any("NOC" in text or "CDN" in text for text in told)
 
 
 # --- drawing -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from customers import catalogue
+from customers import catalogue, configuration
 from customers.models import Event
 from dns.models import Drill
 from storms.detector import FindingKind
@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = ("customers", "services", "storms", "dns", "billing", "tranche_site")
 # Kinds that the code puts together, with the file that does.
 FAMILIES = {
+    "customers/configuration.py": {
+        f"{noun}.{verb}" for noun, verbs in configuration.NOUNS.values() for verb in verbs.split()
+    },
     "storms/watch.py": {f"finding.{kind.value}" for kind in FindingKind},
     "storms/incidents.py": {f"incident.{word}" for word in ("opened", "confirmed", "over")},
     "dns/drills.py": {f"drill.{state}" for state in Drill.State} - {"drill.scheduled"},

@@ -25,7 +25,7 @@ def stack() -> Iterator[Stack]:
 
 def test_the_guide_does_what_it_says(stack: Stack, tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     stack.start()
     stack.await_ready()
     script = "set -eu\n" + "".join(f'echo\necho "{_MARK % number}"\n{block}' for number, block in enumerate(blocks))

@@ -5,20 +5,29 @@ from django.db import migrations
 FUNCTION = r"""
 CREATE FUNCTION tranche_audit() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    before jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
-    after jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END;
     but text[] := coalesce(string_to_array(TG_ARGV[0], ' '), '{}');
-    only_of text[] := coalesce(string_to_array(nullif(TG_ARGV[1], ''), ' '), '{}');
+    only_of text[] := string_to_array(nullif(TG_ARGV[1], ''), ' ');
     secret text[] := '{password,key,digest,sealed_credentials,challenge,access_key_id}';
     said jsonb := coalesce(nullif(current_setting('tranche.audit', true), ''), '{}');
+    picked text;
+    before jsonb;
+    after jsonb;
     changed jsonb;
 BEGIN
+    IF only_of IS NULL THEN
+        IF TG_OP <> 'INSERT' THEN before := to_jsonb(OLD); END IF;
+        IF TG_OP <> 'DELETE' THEN after := to_jsonb(NEW); END IF;
+    ELSE
+        -- Those columns alone: rows such as invoices hold documents that are not to be read for this.
+        SELECT string_agg(format('%L, ($1).%I', name, name), ', ') INTO picked FROM unnest('{id}' || only_of) AS name;
+        IF TG_OP <> 'INSERT' THEN EXECUTE 'SELECT jsonb_build_object(' || picked || ')' INTO before USING OLD; END IF;
+        IF TG_OP <> 'DELETE' THEN EXECUTE 'SELECT jsonb_build_object(' || picked || ')' INTO after USING NEW; END IF;
+    END IF;
     SELECT jsonb_object_agg(name, CASE WHEN name = ANY(secret) THEN '["secret", "secret"]'
             ELSE jsonb_build_array(before -> name, after -> name) END)
     INTO changed
     FROM jsonb_object_keys(coalesce(after, before)) AS name
-    WHERE before -> name IS DISTINCT FROM after -> name AND NOT name = ANY(but)
-        AND (TG_OP <> 'UPDATE' OR only_of = '{}' OR name = ANY(only_of));
+    WHERE before -> name IS DISTINCT FROM after -> name AND NOT name = ANY(but);
     IF changed IS NOT NULL THEN
         INSERT INTO audit_entries ("table", row_id, action, changes, actor, reason, request_id, database_user)
         VALUES (TG_TABLE_NAME, coalesce(after, before) ->> 'id', lower(TG_OP), changed, left(coalesce(said ->> 'actor', ''), 150),
