@@ -5,6 +5,7 @@ Import `powerdns_fixture` and `scripted_fixture`; tests ask for `powerdns` and `
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
@@ -27,17 +28,26 @@ from tranche_site.floor.embedded import Server
 API_KEY = "test-api-key"
 
 
+# Below those that the system hands out by itself, or a connection of anybody's could take one before its server binds it; and
+# every worker has some of its own.
+_FIRST, _EACH, _WORKERS = 11_000, 2_500, 8
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0) % _WORKERS
+_ports = itertools.cycle(range(_FIRST + _worker * _EACH, _FIRST + (_worker + 1) * _EACH))
+for _ in range(os.getpid() % _EACH):  # another run beside this one begins elsewhere
+    next(_ports)
+
+
 def free_port() -> int:
-    """A port that is free for UDP and for TCP on loopback, a moment ago."""
-    while True:
+    """A port that is free for UDP and for TCP on loopback, and that nobody is handed again soon."""
+    for port in _ports:
         with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            port: int = udp.getsockname()[1]
             try:
+                udp.bind(("127.0.0.1", port))
                 tcp.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise AssertionError("an endless cycle ended")
 
 
 class PowerDns(Server):

@@ -34,7 +34,7 @@ def test_the_guide_does_what_it_says(stack: Stack, tmp_path: Path) -> None:
         ["bash", "-c", script], env=stack.environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    account, made, checked, paths, looked, changed, deleted = (
+    account, made, checked, paths, looked, drawn, changed, deleted = (
         part.strip() for part in re.split(r"---- block \d+ ----", done.stdout)[1:]
     )
     assert json.loads(account)["customer"]["name"] == "Demo Shop"
@@ -47,6 +47,7 @@ def test_the_guide_does_what_it_says(stack: Stack, tmp_path: Path) -> None:
     assert [row["role"] for row in found[0]] == ["primary", "backup"]
     assert found[2] == [] and found[3][0]["hostname"] == "www.my-shop.example"
     assert found[4][0]["currency"] == "USD" and len(found[5]) <= 5
+    assert drawn == "" and (tmp_path / "timeline.svg").read_text().startswith("<svg ")
     first, second = _documents(changed)
     assert first["name"] == "our shop"
     assert (second["status"], second["code"]) == (412, "changed_meanwhile")
