@@ -23,3 +23,7 @@ def arm(name: str, act: Callable[[], None]) -> None:
 
 def disarm() -> None:
     _armed.clear()
+
+
+def is_armed() -> bool:
+    return bool(_armed)
