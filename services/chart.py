@@ -13,6 +13,7 @@ from django.db.models.functions import Coalesce
 from django.utils.html import format_html_join
 
 from services.availability import Certificate, Point, certificates, series
+from services.grades import colour, shown
 from services.models import ProbeSample, Service, Target, VantagePoint
 from services.outcomes import BAD
 
@@ -223,21 +224,7 @@ def _cell(place: int, span: str, point: Point | None) -> Cell:
         title += f"{shown(point.availability)} available, {point.bad} of {point.good + point.bad} bad"
         if point.mean_ms is not None:
             title += f", {point.mean_ms:.0f} ms"
-    return Cell(place * CELL_WIDTH, _colour(point.availability if point else None), title)
-
-
-def _colour(availability: float | None) -> str:
-    if availability is None:
-        return "none"
-    for least, colour in ((1.0, "all"), (0.99, "most"), (0.9, "some")):
-        if availability >= least:
-            return colour
-    return "few"
-
-
-def shown(availability: float) -> str:
-    """Rounded down: what is not quite 100 % never reads as 100 %."""
-    return f"{int(availability * 10_000) / 100:.2f} %"
+    return Cell(place * CELL_WIDTH, colour(point.availability if point else None), title)
 
 
 def _lines(points: Sequence[Point | None], slowest: float | None) -> list[str]:

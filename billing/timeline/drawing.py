@@ -12,9 +12,12 @@ from html import escape
 from itertools import groupby
 
 from billing.timeline.facts import Band, Lane, Mark, Shares, Step, Timeline, Way, at_time, shortly
+from services.grades import colour, shown
 
 TITLE, GAP, STRIP, PLOT, ROW, AXIS = 17, 9, 18, 54, 17, 20
 """Heights: of a lane's title, of the space below it, of a strip, of a plot, of a mark, of the axis."""
+WIDE, NARROW = 1120, 360
+"""Of a picture on a page."""
 LETTER, BOLD_LETTER = 6.1, 6.6
 """How wide a letter is, about; texts that would be too long are cut, and whole in their tooltip."""
 LEAST_BAND = 2.0
@@ -71,6 +74,12 @@ def draw(
     )
 
 
+def on_a_page(timeline: Timeline, links: Links = lambda kind, pk: "") -> tuple[str, str]:
+    """For a desk and for a phone, where nothing hovers; a page shows the one that fits, in its own colours."""
+    wide = draw(timeline, WIDE, colours=ON_A_PAGE, links=links)
+    return wide, draw(timeline, NARROW, colours=ON_A_PAGE, links=links, tooltips=False)
+
+
 def in_words(timeline: Timeline) -> str:
     """All that the picture shows, for those who can't see it."""
     span = timeline.span
@@ -121,9 +130,9 @@ class _Canvas:
         for lane in self.timeline.lanes:
             yield self.title(lane.name, _lowest(lane, self.timeline))
             place = 0
-            for colour, run in groupby(_colour(share) for share in lane.availability):
+            for shade, run in groupby(colour(share) for share in lane.availability):
                 length = len(list(run))
-                yield _rect(colour, place * self.cell, self.y, length * self.cell, STRIP)
+                yield _rect(shade, place * self.cell, self.y, length * self.cell, STRIP)
                 place += length
             self.y += STRIP + GAP
         if not self.timeline.lanes:
@@ -287,7 +296,7 @@ class _Canvas:
         for n, at in enumerate(timeline.span.cells):
             if at > timeline.now:
                 break
-            said = [f"{lane.name} {shown(lane.availability[n])}" for lane in timeline.lanes]
+            said = [f"{lane.name} {_said(lane.availability[n])}" for lane in timeline.lanes]
             if shares := at_time(timeline.observed, min(at + timeline.span.cell, timeline.now)):
                 said.append(f"weights {_shares(shares)}")
             if moved := [f"{shortly(way)} {size(sizes[n])}" for way, sizes in timeline.traffic.items() if sizes[n]]:
@@ -316,9 +325,8 @@ def _clock(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def shown(availability: float | None) -> str:
-    """Rounded down: what is not quite 100 % never reads as 100 %."""
-    return "no data" if availability is None else f"{int(availability * 10_000) / 100:.2f} %"
+def _said(availability: float | None) -> str:
+    return "no data" if availability is None else shown(availability)
 
 
 def _lowest(lane: Lane, timeline: Timeline) -> str:
@@ -353,15 +361,6 @@ def size(count: int) -> str:
 def _length(cell: timedelta) -> str:
     minutes = cell // timedelta(minutes=1)
     return "a minute" if minutes == 1 else f"{minutes} min" if minutes < 60 else f"{minutes / 60:g} h"
-
-
-def _colour(availability: float | None) -> str:
-    if availability is None:
-        return "none"
-    for least, colour in ((1.0, "all"), (0.99, "most"), (0.9, "some")):
-        if availability >= least:
-            return colour
-    return "few"
 
 
 def _way(way: Way) -> str:

@@ -34,8 +34,6 @@ from tranche_site.floor.console_admin import percent
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
-WIDE, NARROW = 1120, 360
-"""In which widths the picture is drawn: of a desk, and of a phone."""
 MOST_DOMAINS = 50
 MOST_PATHS = 60
 MOST_CHANGES = 8
@@ -148,10 +146,12 @@ def read(service_id: int, zoom: str, now: datetime, *, may_see_money: bool) -> S
     )
     record_sets = {domain.pk: getattr(domain, "record_set", None) for domain in domains}
     paths = [_path(target, record_sets, now) for target in seen.targets if _is_live(target)]
+    # Whatever it says is escaped where it is drawn.
+    wide, narrow = map(mark_safe, drawing.on_a_page(seen.timeline, page_of))
     tone, headline = _headline(service, seen.storms, paths, domains)
     return ServicePage(
         service=service, now=now, zoom=zoom, zooms=tuple(ZOOMS),
-        wide=_drawn(seen, WIDE), narrow=_drawn(seen, NARROW, tooltips=False),
+        wide=wide, narrow=narrow,
         tone=tone, headline=headline,
         paths=sorted(paths, key=_order)[:MOST_PATHS],
         domains=[_domain(domain, record_sets[domain.pk], now) for domain in domains],
@@ -162,11 +162,6 @@ def read(service_id: int, zoom: str, now: datetime, *, may_see_money: bool) -> S
         bills=[_bill(row) for row in also["money"]] if may_see_money else [],
         may_see_money=may_see_money,
     )  # fmt: skip
-
-
-def _drawn(seen: reading.Read, width: int, *, tooltips: bool = True) -> SafeString:
-    drawn = drawing.draw(seen.timeline, width, colours=drawing.ON_A_PAGE, links=page_of, tooltips=tooltips)
-    return mark_safe(drawn)  # noqa: S308  whatever it says is escaped where it is drawn
 
 
 def page_of(kind: str, pk: int) -> str:
