@@ -13,10 +13,10 @@ from django.db import models
 from customers.models import Event
 
 NOUNS = {
-    "service": ("service", "created updated deleted"),
-    "servicedomain": ("domain", "created deleted"),
+    "service": ("service", "created updated deleted restored"),
+    "servicedomain": ("domain", "created deleted restored"),
     "target": ("cdn_path", "created updated deleted"),
-    "stormpolicy": ("storm_policy", "created updated deleted"),
+    "stormpolicy": ("storm_policy", "created updated deleted restored"),
     "maintenancewindow": ("maintenance_window", "created deleted"),
     "steeringterms": ("steering_terms", "created updated"),
 }

@@ -80,7 +80,7 @@ class CustomerAdmin(SoftDelete):
     fields = ["name", "billing_email", "alert_email", "wants_alerts", "created_at", "deleted_at"]
     readonly_fields = ["created_at", "deleted_at"]
     inlines = [ApiKeyInline]
-    actions_detail = ["issue_key", "delete_softly"]
+    actions_detail = ["issue_key", "delete_softly", "restore"]
     empty_hint = "Add the first customer, then issue an API key on its page."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Customer]:

@@ -32,3 +32,8 @@ class TellsCustomersOfDeletion(TellsCustomers, SoftDelete):
         with transaction.atomic():
             super().remove(row, now)
             configuration.tell(row, "deleted")
+
+    def bring_back(self, row: Any) -> None:
+        with transaction.atomic():
+            super().bring_back(row)
+            configuration.tell(row, "restored")

@@ -7,6 +7,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from customers.models import Event
 from services import proof
 from services.models import Service, ServiceDomain, Target
 from tests import factories
@@ -129,6 +130,52 @@ def test_a_deleted_service_gives_its_hostnames_back(console: Client) -> None:
     assert domain.deleted_at is not None
     assert domain.service.deleted_at == domain.deleted_at
     assert Service.objects.count() == 1
+
+
+ASKED = {"_form_submitted": "True", "reason": "the wrong one"}
+
+
+def delete(console: Client, row: Any) -> None:
+    console.post(reverse(f"admin:services_{row._meta.model_name}_delete_softly", args=[row.pk]), ASKED)
+
+
+def bring_back(console: Client, row: Any) -> str:
+    """Tries; returns what the page says then."""
+    page = reverse(f"admin:services_{row._meta.model_name}_restore", args=[row.pk])
+    assert console.post(page, ASKED).status_code == 302
+    row.refresh_from_db()
+    return console.get(reverse(f"admin:services_{row._meta.model_name}_change", args=[row.pk])).content.decode()
+
+
+def test_what_was_deleted_together_comes_back_together_and_nothing_else(console: Client) -> None:
+    service = factories.service()
+    gone, kept = factories.domain(service=service), factories.domain(service=service)
+    policy = factories.policy(service=service)
+    delete(console, gone)
+    delete(console, service)
+    assert console.post(reverse("admin:services_service_delete_softly", args=[service.pk]), ASKED).status_code == 403
+    assert f"The service {service} is deleted itself: restore it first." in bring_back(console, gone)
+    assert "is restored" in bring_back(console, service)
+    for row in (gone, kept, policy):
+        row.refresh_from_db()
+    assert (service.deleted_at, kept.deleted_at, policy.deleted_at) == (None, None, None)
+    assert gone.deleted_at is not None
+    bring_back(console, gone)
+    assert gone.deleted_at is None
+    assert console.post(reverse("admin:services_service_restore", args=[service.pk]), ASKED).status_code == 403
+    told = Event.objects.filter(kind__endswith=".restored").order_by("id").values_list("kind", flat=True)
+    assert list(told) == ["service.restored", "domain.restored"]
+
+
+def test_nothing_comes_back_whose_place_is_taken(console: Client) -> None:
+    domain = factories.domain()
+    delete(console, domain.service)
+    factories.service(customer=domain.customer, name=domain.service.name)
+    other = factories.domain(hostname=domain.hostname)  # another customer proved it meanwhile
+    assert "has taken the place of" in bring_back(console, domain.service)
+    domain.refresh_from_db()
+    assert (domain.deleted_at, domain.service.deleted_at) != (None, None) and other.verified_at
+    assert not Event.objects.filter(kind="service.restored").exists()
 
 
 def test_what_is_deleted_is_not_offered_for_new_rows(console: Client) -> None:

@@ -447,6 +447,24 @@ def test_a_page_is_answered_in_the_console(world: Vendors, console: Client) -> N
     assert console.post(url, PRESSED).status_code == 403
 
 
+def test_a_page_that_is_handed_back_calls_people_again(world: Vendors, console: Client) -> None:
+    channel(world)
+    burn()
+    turn(NOW)
+    page = Page.objects.get()
+    back = reverse("admin:tranche_site_page_hand_back", args=[page.pk])
+    assert console.post(back, PRESSED | {"reason": "mine"}).status_code == 403  # nobody is on it
+    sync.acknowledge(page, User.objects.get(), NOW + SECOND)
+    turn(NOW + 20 * MINUTE)
+    assert not PageNotice.objects.filter(action="repeat").exists()
+    assert console.post(back, PRESSED | {"reason": "the wrong page"}).status_code == 302
+    page.refresh_from_db()
+    assert (page.state, page.acknowledged_by) == ("burning", None)
+    turn(timezone.now() + MINUTE)
+    assert PageNotice.objects.filter(action="repeat", state="sent").count() == 1
+    assert not sync.hand_back(page, NOW)
+
+
 def test_many_are_answered_at_once_by_those_who_may(console: Client) -> None:
     burn(), burn()
     sync.sync(NOW)

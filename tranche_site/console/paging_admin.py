@@ -99,7 +99,7 @@ class PageAdmin(ReadOnly):
     readonly_fields = ["severity_label", "state_label", "cause"]
     inlines = [NoticeInline]
     actions = ["acknowledge_selected"]
-    actions_detail = ["acknowledge"]
+    actions_detail = ["acknowledge", "hand_back"]
     empty_hint = "Nobody was called yet. Pages are made of incidents, held plans, blindness and broken invariants."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Page]:
@@ -149,7 +149,7 @@ class PageAdmin(ReadOnly):
         return request.user.has_perm("tranche_site.change_page")
 
     def offers(self, action_name: str, row: Page) -> bool:
-        return row.state == "burning"
+        return row.state == ("acknowledged" if action_name == "hand_back" else "burning")
 
     @confirmed(
         "Acknowledge",
@@ -165,6 +165,19 @@ class PageAdmin(ReadOnly):
         sync.acknowledge(page, _person(request), timezone.now())
         self.log_change(request, page, "Acknowledged.")
         return settled(request, asker(request, self.url_of(page)), "Acknowledged: it is yours.")
+
+    @confirmed(
+        "Hand back",
+        "Nobody is on it after all: people are called again at once, and every quarter of an hour.",
+        submit="Hand back",
+        permission="acknowledge",
+        icon="undo",
+    )
+    def hand_back(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        page = self.row_of(request, object_id, "hand_back")
+        sync.hand_back(page, timezone.now())
+        self.log_change(request, page, f"Handed back: {form.cleaned_data['reason']}")
+        return settled(request, asker(request, self.url_of(page)), "Handed back: people are called again.")
 
     @admin.action(description="Acknowledge", permissions=["acknowledge"])
     def acknowledge_selected(self, request: HttpRequest, queryset: QuerySet[Page]) -> None:

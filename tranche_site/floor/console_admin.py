@@ -39,7 +39,7 @@ from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from tranche_site.floor import access, audit_context, console_lists
-from tranche_site.floor.soft_delete import soft_delete
+from tranche_site.floor.soft_delete import restore, soft_delete
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
@@ -460,7 +460,7 @@ class DeletedFilter(admin.SimpleListFilter):
 class SoftDelete(ModelAdmin):
     """Rows that are kept after deletion, because storms, usage and invoices point at them."""
 
-    actions_detail: Any = ["delete_softly"]
+    actions_detail: Any = ["delete_softly", "restore"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -480,7 +480,7 @@ class SoftDelete(ModelAdmin):
         return found, may_have_duplicates
 
     def offers(self, action_name: str, row: Any) -> bool:
-        return row.deleted_at is None and super().offers(action_name, row)
+        return (row.deleted_at is None) == (action_name != "restore") and super().offers(action_name, row)
 
     def obstacle(self, row: Any) -> str:
         """What must happen before `row` can be deleted; empty if nothing."""
@@ -489,9 +489,13 @@ class SoftDelete(ModelAdmin):
     def remove(self, row: Any, now: datetime) -> None:
         soft_delete(row, now)
 
+    def bring_back(self, row: Any) -> None:
+        restore(row)
+
     @confirmed(
         "Delete",
-        "It disappears from the lists and stops working. Its history stays: storms, usage and invoices point at it.",
+        "It disappears from the lists and stops working, with all that belongs to it. Its history stays: storms, usage and "
+        "invoices point at it. Restoring it brings all of that back.",
         submit="Delete",
         icon="delete",
         variant=ActionVariant.DANGER,
@@ -503,3 +507,19 @@ class SoftDelete(ModelAdmin):
         self.remove(row, timezone.now())
         self.log_change(request, row, f"Deleted: {form.cleaned_data['reason']}")
         return settled(request, self.list_url(), f"{row} is deleted.")
+
+    @confirmed(
+        "Restore",
+        "It works again as it did, with what was deleted together with it.",
+        submit="Restore",
+        icon="restore_from_trash",
+        variant=ActionVariant.PRIMARY,
+    )
+    def restore(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        row = self.row_of(request, object_id, "restore")
+        try:
+            self.bring_back(row)
+        except ValidationError as error:
+            return refused(request, self.url_of(row), " ".join(error.messages))
+        self.log_change(request, row, f"Restored: {form.cleaned_data['reason']}")
+        return settled(request, self.url_of(row), f"{row} is restored.")

@@ -54,6 +54,12 @@ def acknowledge(page: Page, user: User, now: datetime) -> bool:
     return True
 
 
+def hand_back(page: Page, now: datetime) -> bool:
+    """Nobody is on it after all: people are called again. False if nobody was, or it is over."""
+    answered = Page.objects.open().filter(pk=page.pk, acknowledged_at__isnull=False)
+    return bool(answered.update(acknowledged_at=None, acknowledged_by=None, next_repeat_at=now))
+
+
 def _new(alert: Alert, now: datetime) -> Page:
     return Page(
         key=alert.key, severity=alert.severity, summary=cut(alert.summary, SUMMARY_CHARACTERS), path=alert.path,
