@@ -35,6 +35,7 @@ from services.seen_api import AvailabilityViewSet, SampleViewSet
 from storms.api import CdnIncidentViewSet, CdnPathViewSet, FindingViewSet, PolicyViewSet, StormViewSet
 from storms.models import Finding, StormPolicy
 from tranche_site.backtest_api import BacktestViewSet
+from tranche_site.floor.openapi import KeptGenerator
 from tranche_site.floor.problems import not_found
 
 router = SimpleRouter(trailing_slash=False)
@@ -75,6 +76,7 @@ router.register("spend-alerts", SpendAlertViewSet, "spend-alert")
 document = SpectacularAPIView.as_view(
     authentication_classes=[],
     renderer_classes=[OpenApiJsonRenderer2],
+    generator_class=KeptGenerator,
     custom_settings={
         "ENUM_NAME_OVERRIDES": {
             "WeightChangeStateEnum": "dns.models.WeightChange.State",

@@ -11,11 +11,13 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.tranche_site.test_tenancy import LINE, PUBLIC, ROUTES
+from tranche_site.floor.openapi import KeptGenerator
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     GENERATOR_STATS.reset()
+    KeptGenerator.forget()
     response = Client().get("/v1/openapi.json")
     assert response.status_code == 200
     assert response["Content-Type"] == "application/json"
@@ -30,6 +32,14 @@ def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
 
 def test_it_was_made_without_a_guess(document: dict[str, Any]) -> None:
     assert not GENERATOR_STATS, "drf-spectacular warned: see stderr"
+
+
+def test_it_is_made_once_whoever_asks_for_it_in_whatever_tongue(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drf_spectacular.generators.SchemaGenerator.get_schema", None)
+    for asked in ("", "?lang=de", "?version=2"):
+        assert Client().get(f"/v1/openapi.json{asked}").json() == document
 
 
 def test_every_route_and_verb_is_in_it(document: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
-"""The OpenAPI document says what refusals look like, too."""
+"""The OpenAPI document: it says what refusals look like, too, and is made once."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
+from threading import Lock
 from typing import Any, Literal
 
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from rest_framework import serializers
 
@@ -82,3 +84,20 @@ def refuse_unknown(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             *([schema["items"]] if isinstance(schema.get("items"), dict) else []),
         ]
     return result
+
+
+class KeptGenerator(SchemaGenerator):
+    """Makes the document once a process: it takes seconds, is the same for everybody, and anybody may ask for it."""
+
+    _made: dict[str, Any] = {}
+    _making = Lock()
+
+    def get_schema(self, request: Any = None, public: bool = False) -> dict[str, Any]:
+        with self._making:
+            if not self._made:
+                self._made.update(super().get_schema(request, public))
+        return self._made
+
+    @classmethod
+    def forget(cls) -> None:
+        cls._made.clear()
