@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 flush.install()
 # A quarter of a second for each account would be a third of the whole run.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+if settings.EMBEDDED_POSTGRES:
+    settings.DATABASES["default"]["TEST"]["TEMPLATE"] = settings.DATABASES["default"][
+        "NAME"
+    ]  # which tests.plugin migrated
 
 LOOPBACK = ["127.0.0.0/8", "::1"]
 

@@ -21,7 +21,7 @@ from tranche_site.supervisor import RESTARTS, Plan, Stopped, Supervisor
 
 @pytest.fixture
 def stack() -> Iterator[Stack]:
-    stack = Stack()
+    stack = Stack(fresh=True)
     yield stack
     stack.close()
 
