@@ -22,8 +22,6 @@ from django_celery_beat.models import (
     PeriodicTask,
     SolarSchedule,
 )
-from django_otp.plugins.otp_static.models import StaticDevice
-from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
@@ -42,9 +40,6 @@ from tranche_site.floor.console_admin import (
 from tranche_site.models import SavedView
 
 setattr(admin.site, "extra_urls", pages.urls)  # noqa: B010  unfold asks its site for them; Django's class has no such name
-
-for model in (TOTPDevice, StaticDevice):
-    admin.site.unregister(model)  # they hold secrets, and are their owners' alone
 
 for model in (User, Group, PeriodicTask, IntervalSchedule, CrontabSchedule, ClockedSchedule, SolarSchedule):
     admin.site.unregister(model)  # Solar stays away: nothing here depends on the sun
@@ -73,8 +68,8 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
 
     @confirmed(
         "Reset second factor",
-        "The person sets up another with the next log-in, for which the password alone is enough; every session ends now. "
-        "Make sure that it is the person who asks.",
+        "The person sets up another with the next log-in, for which the password alone is enough for some days; every "
+        "session ends now. Make sure that it is the person who asks.",
         submit="Reset",
         permission="reset",
         icon="phonelink_erase",

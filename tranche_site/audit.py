@@ -77,7 +77,7 @@ AUDITED = (
     Audited("auth_user_groups"),
     Audited("auth_user_user_permissions"),
     Audited("auth_group_permissions"),
-    Audited("otp_totp_totpdevice", of="user_id confirmed key"),
+    Audited("second_factors", of="user_id confirmed opened_at sealed_credentials"),
     Audited("django_celery_beat_periodictask", of="name task enabled interval_id crontab_id args kwargs queue"),
 )
 

@@ -74,7 +74,8 @@ if _https:  # a name that no other host and no plain connection can set
 # longer ago than this (0: never). Both are off on the embedded stack, which listens on loopback.
 TWO_FACTOR = env.bool("TWO_FACTOR", default=not EMBEDDED_POSTGRES)
 REAUTHENTICATE_SECONDS = env.int("REAUTHENTICATE_SECONDS", default=0 if EMBEDDED_POSTGRES else 900)
-OTP_TOTP_ISSUER = "Tranche"
+# So long after the account was made, or the second factor was reset, the password is enough to set one up.
+SECOND_FACTOR_HOURS = env.int("SECOND_FACTOR_HOURS", default=72)
 # Wrong passwords for one name from one address, after which that address must wait.
 AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURES", default=5)
 AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKED_MINUTES", default=15))
@@ -111,8 +112,6 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "django_structlog",
     "django_otp",
-    "django_otp.plugins.otp_totp",
-    "django_otp.plugins.otp_static",
     "axes",
     "customers",
     "services",

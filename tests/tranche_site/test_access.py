@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import io
 import re
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from axes.models import AccessAttempt
+from django.apps import apps
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from django_otp.oath import TOTP
-from django_otp.plugins.otp_static.models import StaticToken
-from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from dns.models import Freeze
 from storms.models import StormEvent
 from tests import factories
 from tests.tranche_site import console_rows as rows
-from tranche_site.floor import access
+from tranche_site.floor import access, sealed
+from tranche_site.models import AuditEntry, SecondFactor
 
 pytestmark = pytest.mark.django_db
 
@@ -42,8 +49,8 @@ def logged_in(name: str = "operator", **kw: Any) -> Client:
     return client
 
 
-def code_of(device: TOTPDevice, steps: int = 0) -> str:
-    totp = TOTP(device.bin_key)
+def code_of(factor: SecondFactor, steps: int = 0) -> str:
+    totp = TOTP(base64.b32decode(factor.key))
     totp.time = time.time() + 30 * steps
     return f"{totp.token():06d}"
 
@@ -66,33 +73,38 @@ def test_who_has_no_second_factor_sets_one_up_and_gets_recovery_codes_once(ann: 
     live = client.get("/admin/dashboard/live", headers={"HX-Request": "true"})
     assert (live.status_code, live["HX-Redirect"].partition("?")[0]) == (401, FACTOR)
     page = client.get(FACTOR).content.decode()
-    device = TOTPDevice.objects.get(user=ann)
-    assert base64.b32encode(device.bin_key).decode() in page and "<svg" in page
-    assert not device.confirmed
-    wrong = f"{(int(code_of(device)) + 1) % 1_000_000:06d}"
+    factor = SecondFactor.objects.get(user=ann)
+    assert factor.key in page and "<svg" in page
+    assert not factor.confirmed
+    wrong = f"{(int(code_of(factor)) + 1) % 1_000_000:06d}"
     assert "not the code" in client.post(FACTOR, {"code": wrong}).content.decode()
     assert client.get("/admin/").status_code == 302
-    TOTPDevice.objects.update(throttling_failure_count=0)
-    page = client.post(f"{FACTOR}?next=/admin/plan", {"code": code_of(device)}).content.decode()
-    codes = StaticToken.objects.values_list("token", flat=True)
-    assert len(codes) == 8 and all(code in page for code in codes)
+    SecondFactor.objects.update(throttling_failure_count=0)
+    page = client.post(f"{FACTOR}?next=/admin/plan", {"code": code_of(factor)}).content.decode()
+    codes = re.findall(r'<code class="tr-copy">([a-z2-7]{8})</code>', page)
+    assert len(set(codes)) == 8
     assert 'href="/admin/plan"' in page
     assert client.get("/admin/").status_code == 200
     assert client.get(FACTOR).status_code == 302  # neither key nor codes are shown again
     said = list(LogEntry.objects.order_by("pk").values_list("change_message", flat=True))
     assert said == ["A wrong code of the second factor", "Set up the second factor"]
+    assert logged_in().post(FACTOR, {"code": codes[3]}).status_code == 302
 
 
-def enrolled(user: User) -> TOTPDevice:
-    return TOTPDevice.objects.create(user=user, name="app", confirmed=True)
+def enrolled(user: User, *codes: str) -> SecondFactor:
+    factor = SecondFactor.anew(user, timezone.now())
+    factor.seal({"key": factor.key, "codes": list(codes)})
+    factor.confirmed = True
+    factor.save()
+    return factor
 
 
 @pytest.mark.usefixtures("two_factor")
 def test_a_code_is_asked_for_at_each_log_in_and_is_good_once(ann: User) -> None:
-    device = enrolled(ann)
+    factor = enrolled(ann)
     first, second = logged_in(), logged_in()
-    assert "key below" not in first.get(FACTOR).content.decode()
-    code = code_of(device)
+    assert factor.key not in first.get(FACTOR).content.decode()
+    code = code_of(factor)
     answer = first.post(f"{FACTOR}?next=/admin/exposure", {"code": code})
     assert (answer.status_code, answer["Location"]) == (302, "/admin/exposure")
     assert second.post(FACTOR, {"code": code}).status_code == 200  # used up
@@ -100,44 +112,122 @@ def test_a_code_is_asked_for_at_each_log_in_and_is_good_once(ann: User) -> None:
 
 
 @pytest.mark.usefixtures("two_factor")
+@pytest.mark.parametrize(("steps", "is_let_in"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)])
+def test_a_clock_may_be_off_by_half_a_minute(ann: User, steps: int, is_let_in: bool) -> None:
+    code = code_of(enrolled(ann), steps)
+    assert (logged_in().post(FACTOR, {"code": code}).status_code == 302) is is_let_in
+
+
+@pytest.mark.usefixtures("two_factor")
 def test_guessing_codes_is_slowed_down(ann: User) -> None:
-    device = enrolled(ann)
+    factor = enrolled(ann)
     client = logged_in()
     for _ in range(3):
         client.post(FACTOR, {"code": "000000"})
-    assert client.post(FACTOR, {"code": code_of(device)}).status_code == 200  # right, and too soon after wrong ones
+    assert client.post(FACTOR, {"code": code_of(factor)}).status_code == 200  # right, and too soon after wrong ones
     assert client.get("/admin/").status_code == 302
 
 
 @pytest.mark.usefixtures("two_factor")
 def test_a_recovery_code_is_good_once(ann: User) -> None:
-    device = enrolled(ann)
-    StaticToken.objects.create(device=device.user.staticdevice_set.create(name="recovery codes"), token="abcdefgh")
+    enrolled(ann, "abcdefgh", "ijklmnop")
     assert logged_in().post(FACTOR, {"code": "ABCD EFGH"}).status_code == 302
     assert logged_in().post(FACTOR, {"code": "abcdefgh"}).status_code == 200
+    SecondFactor.objects.update(throttling_failure_count=0)
+    assert logged_in().post(FACTOR, {"code": "ijklmnop"}).status_code == 302
+
+
+@pytest.mark.usefixtures("two_factor")
+@pytest.mark.parametrize("code", ["", "12345", "1234567", "１２３４５６", "-12345", "1e5000", "abc\x00defg"])
+def test_what_is_no_code_lets_nobody_in(ann: User, code: str) -> None:
+    enrolled(ann)
+    assert logged_in().post(FACTOR, {"code": code}).status_code == 200
 
 
 @pytest.mark.usefixtures("two_factor")
 @pytest.mark.parametrize("next_", ["https://evil.example/", "//evil.example/", "/v1/services", "javascript:alert(1)"])
 def test_it_leads_nowhere_else(ann: User, next_: str) -> None:
-    device = enrolled(ann)
-    answer = logged_in().post(f"{FACTOR}?next={next_}", {"code": code_of(device)})
+    factor = enrolled(ann)
+    answer = logged_in().post(f"{FACTOR}?next={next_}", {"code": code_of(factor)})
     assert answer["Location"] == "/admin/"
 
 
 @pytest.mark.usefixtures("two_factor")
 def test_security_resets_it_and_every_session_ends(ann: User) -> None:
-    device = enrolled(ann)
+    factor = enrolled(ann)
     client = logged_in()
-    client.post(FACTOR, {"code": code_of(device)})
+    client.post(FACTOR, {"code": code_of(factor)})
     boss = User.objects.create_superuser("boss", password=PASSWORD)
     other = logged_in("boss")
     other.post(FACTOR, {"code": code_of(enrolled(boss))})
     page = reverse("admin:auth_user_reset_second_factor", args=[ann.pk])
     other.post(page, {"_form_submitted": "True", "reason": "lost her telephone"})
-    assert not TOTPDevice.objects.filter(user=ann).exists()
+    assert SecondFactor.objects.get(user=ann).is_open
     assert client.get("/admin/")["Location"].startswith("/admin/login/")
     assert other.get("/admin/").status_code == 200
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_the_password_alone_is_not_enough_for_ever(ann: User) -> None:
+    """Whoever finds the password of an account that nobody has used since it was made stays outside."""
+    User.objects.update(date_joined=timezone.now() - timedelta(hours=73))
+    client = logged_in()
+    page = client.get(FACTOR).content.decode()
+    assert "is over" in page and "<svg" not in page
+    factor = SecondFactor.objects.get(user=ann)
+    assert factor.key not in page
+    assert client.post(FACTOR, {"code": code_of(factor)}).status_code == 200
+    assert client.get("/admin/").status_code == 302
+    out = io.StringIO()
+    call_command("reset_second_factor", "operator", reason="she came by", stdout=out)
+    assert "72 hours" in out.getvalue()
+    assert AuditEntry.objects.filter(table="second_factors", actor="manage.py", reason="she came by").exists()
+    factor = SecondFactor.objects.get(user=ann)
+    client = logged_in()
+    assert client.post(FACTOR, {"code": code_of(factor)}).status_code == 200
+    assert client.get("/admin/").status_code == 200
+    with pytest.raises(CommandError, match="username"):
+        call_command("reset_second_factor", "nobody", reason="x")
+
+
+def test_keys_and_codes_are_sealed_to_their_person(ann: User) -> None:
+    mine = enrolled(ann, "abcdefgh")
+    other = enrolled(User.objects.create_user("bob", password=PASSWORD, is_staff=True))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT string_agg(f::text, '') FROM second_factors f")
+        stored = cursor.fetchone()[0]
+    assert mine.key not in stored and "abcdefgh" not in stored
+    other.sealed_credentials = mine.sealed_credentials
+    with pytest.raises(sealed.SealedError):
+        other.verify_token("abcdefgh")
+
+
+@pytest.mark.usefixtures("two_factor")
+def test_without_the_key_of_credentials_it_says_what_is_missing(ann: User, settings: Any) -> None:
+    enrolled(ann)
+    settings.CREDENTIAL_KEYS, settings.EMBEDDED_POSTGRES = [], False
+    answer = logged_in().post(FACTOR, {"code": "123456"})
+    assert (answer.status_code, "CREDENTIAL_KEYS lacks" in answer.content.decode()) == (503, True)
+
+
+def test_who_had_one_before_keeps_it_sealed(ann: User) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE otp_totp_totpdevice (id serial, user_id int, key text, confirmed bool);"
+            "CREATE TABLE otp_static_staticdevice (id serial, user_id int);"
+            "CREATE TABLE otp_static_statictoken (id serial, device_id int, token text);"
+            "INSERT INTO otp_totp_totpdevice (user_id, key, confirmed) VALUES (%(u)s, 'ff00', true), (%(u)s + 1, '00', false);"
+            "INSERT INTO otp_static_staticdevice (user_id) VALUES (%(u)s);"
+            "INSERT INTO otp_static_statictoken (device_id, token) VALUES (1, 'abcdefgh');",
+            {"u": ann.pk},
+        )
+    migration = importlib.import_module("tranche_site.migrations.0007_seal_second_factors")
+    with connection.schema_editor(atomic=False) as editor:
+        migration.seal(apps, editor)
+    factor = SecondFactor.objects.get()
+    assert (factor.user, base64.b32decode(factor.key)) == (ann, b"\xff\x00")
+    assert factor.accepts("abcdefgh")
+    assert "otp_totp_totpdevice" not in connection.introspection.table_names()
 
 
 # --- guessing passwords ---------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
+import logging
 from typing import Any
 
 import segno
@@ -18,15 +18,15 @@ from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.utils import timezone
 from django.utils.safestring import SafeString, mark_safe
-from django_otp import match_token
-from django_otp.plugins.otp_static.models import StaticDevice, StaticToken
-from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
-from tranche_site.floor import access
+from tranche_site.floor import access, sealed
+from tranche_site.models import SecondFactor
 
-RECOVERY_CODES = 8
+logger = logging.getLogger(__name__)
+
 _CODE = {"autocomplete": "one-time-code", "inputmode": "text", "autofocus": True, "spellcheck": "false"}
 
 
@@ -48,67 +48,54 @@ class PasswordForm(forms.Form):
 
 def second_factor(request: HttpRequest) -> HttpResponse:
     """Asks for a code, of somebody who has an app for it; else shows what to scan, and keeps that once a code is right."""
+    try:
+        return _second_factor(request)
+    except sealed.SealedError as error:
+        logger.error("the second factor can't be asked for: %s", error)
+        return _page(request, "console/second_factor.html", {"title": "Second factor", "trouble": str(error)}, 503)
+
+
+def _second_factor(request: HttpRequest) -> HttpResponse:
     user, then = _user(request), access.next_of(request, request.GET.get("next", ""))
     if access.FACTOR in request.session:
         return HttpResponseRedirect(then)
-    mine = TOTPDevice.objects.filter(user=user)
-    device = None if mine.filter(confirmed=True).exists() else mine.get_or_create(user=user, defaults=_new())[0]
+    factor = SecondFactor.of(user)
+    context: dict[str, Any] = {"title": "Second factor", "is_new": not factor.confirmed, "is_open": factor.is_open}
+    if context["is_new"] and not factor.is_open:
+        return _page(request, "console/second_factor.html", context)
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         code = form.cleaned_data["code"]
-        if device is not None and _enrolled(device, code):
+        if not factor.confirmed and (codes := factor.enrol(code)):
             access.note_second_factor(request)
             _log(user, "Set up the second factor")
-            return _show_codes(request, user, then)
-        if device is None and match_token(user, code):  # locks the device: no code is good twice
+            return _page(
+                request, "console/recovery_codes.html", {"title": "Recovery codes", "codes": codes, "then": then}
+            )
+        if factor.accepts(code):
             access.note_second_factor(request)
             return HttpResponseRedirect(then)
         _log(user, "A wrong code of the second factor")
         form.add_error(
             "code", "That is not the code of this moment. Each is good once; after several wrong ones, wait a little."
         )
-    context = {"title": "Second factor", "form": form}
-    if device is not None:
-        context |= {"picture": _picture(device), "key": base64.b32encode(device.bin_key).decode()}
+    context["form"] = form
+    if not factor.confirmed:
+        context |= {"picture": _picture(factor.url), "key": factor.key}
     return _page(request, "console/second_factor.html", context)
 
 
-def _new() -> dict[str, Any]:
-    return {"name": "app", "confirmed": False}
-
-
-def _enrolled(device: TOTPDevice, code: str) -> bool:
-    with transaction.atomic():
-        locked = TOTPDevice.objects.select_for_update().get(pk=device.pk)
-        allowed, _ = locked.verify_is_allowed()
-        if locked.confirmed or not allowed or not locked.verify_token(code):
-            return False
-        locked.confirmed = True
-        locked.save()
-    return True
-
-
-def _picture(device: TOTPDevice) -> SafeString:
+def _picture(url: str) -> SafeString:
     """What an app scans, as SVG."""
     drawn = io.BytesIO()
-    segno.make(device.config_url, error="m").save(drawn, kind="svg", scale=5, xmldecl=False, svgns=False, light="#fff")
+    segno.make(url, error="m").save(drawn, kind="svg", scale=5, xmldecl=False, svgns=False, light="#fff")
     return mark_safe(drawn.getvalue().decode())  # noqa: S308  made of modules alone
 
 
-def _show_codes(request: HttpRequest, user: User, then: str) -> HttpResponse:
-    """Once: for the day on which the telephone is gone."""
-    StaticDevice.objects.filter(user=user).delete()
-    device = StaticDevice.objects.create(user=user, name="recovery codes")
-    codes = [StaticToken.random_token() for _ in range(RECOVERY_CODES)]
-    StaticToken.objects.bulk_create(StaticToken(device=device, token=code) for code in codes)
-    return _page(request, "console/recovery_codes.html", {"title": "Recovery codes", "codes": codes, "then": then})
-
-
 def reset_second_factor(user: User) -> None:
-    """He sets up another with his next log-in; sessions that had the old one end."""
+    """The person sets up another with the next log-in; sessions that had the old one end."""
     with transaction.atomic():
-        TOTPDevice.objects.filter(user=user).delete()
-        StaticDevice.objects.filter(user=user).delete()
+        SecondFactor.anew(user, timezone.now())
         end_sessions(user)
 
 
@@ -137,8 +124,8 @@ def sure(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _page(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
-    return render(request, template, {**admin.site.each_context(request), **context})
+def _page(request: HttpRequest, template: str, context: dict[str, Any], status: int = 200) -> HttpResponse:
+    return render(request, template, {**admin.site.each_context(request), **context}, status=status)
 
 
 def _user(request: HttpRequest) -> User:

@@ -22,9 +22,8 @@ def restore(row: models.Model) -> None:
     """
     for field in row._meta.concrete_fields:
         above = getattr(row, field.name) if isinstance(field, models.ForeignKey) else None
-        if getattr(above, "deleted_at", None) is not None:
-            name = type(above)._meta.verbose_name
-            raise ValidationError(f"The {name} {above} is deleted itself: restore it first.")
+        if isinstance(above, models.Model) and getattr(above, "deleted_at", None):
+            raise ValidationError(f"The {above._meta.verbose_name} {above} is deleted itself: restore it first.")
     try:
         with transaction.atomic():
             _mark(type(row)._base_manager.filter(pk=row.pk), since=getattr(row, "deleted_at"), to=None)  # noqa: B009  of a row that has one

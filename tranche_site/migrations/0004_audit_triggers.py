@@ -89,7 +89,6 @@ TABLES = [
     ("auth_user_groups", "", "", False),
     ("auth_user_user_permissions", "", "", False),
     ("auth_group_permissions", "", "", False),
-    ("otp_totp_totpdevice", "user_id confirmed key", "", False),
     ("django_celery_beat_periodictask", "name task enabled interval_id crontab_id args kwargs queue", "", False),
 ]
 
@@ -111,7 +110,6 @@ class Migration(migrations.Migration):
         ("dns", "0005_customers_own_hand"),
         ("billing", "0007_indexes_of_the_room"),
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("otp_totp", "0003_add_timestamps"),
         ("django_celery_beat", "0019_alter_periodictasks_options"),
     ]
     operations = [

@@ -4,6 +4,7 @@ from tranche_site.models.audit import AuditEntry, AuditSeal
 from tranche_site.models.digest import Digest, DigestEntry
 from tranche_site.models.paging import SEVERITIES, Page, PageNotice, PagingChannel
 from tranche_site.models.saved_view import SavedView
+from tranche_site.models.second_factor import SecondFactor
 
 __all__ = [
     "SEVERITIES",
@@ -15,4 +16,5 @@ __all__ = [
     "PageNotice",
     "PagingChannel",
     "SavedView",
+    "SecondFactor",
 ]
