@@ -40,6 +40,7 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self._chrome = Chrome(options=options, service=Service(DRIVER))
         self._base = base
+        self._width, self._height = width, height
 
     def close(self) -> None:
         self._chrome.quit()
@@ -114,8 +115,40 @@ class Browser:
     def shoot(self, path: str) -> None:
         self._chrome.save_screenshot(path)
 
+    def shoot_whole(self, path: str) -> None:
+        """A picture of the page to its end, as far as somebody would scroll."""
+        height = min(max(int(self.script("return document.documentElement.scrollHeight")), 700), 5000)
+        self._size(self._width, height)
+        self.shoot(path)
+        self._size(self._width, self._height)
+
+    def resize(self, width: int) -> None:
+        self._width = width
+        self._size(width, self._height)
+
+    def _size(self, width: int, height: int) -> None:
+        # Not by the window, which is never narrower than 500 px.
+        self._chrome.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+
+    def dress(self, theme: str) -> None:
+        """Light or dark, as unfold does it."""
+        self.script(
+            f"document.documentElement.classList.toggle('dark', {str(theme == 'dark').lower()});"
+            f"document.documentElement.style.colorScheme = '{theme}'"
+        )
+
+    def set_cookie(self, name: str, value: str) -> None:
+        self._chrome.add_cookie({"name": name, "value": value})
+
     def script(self, code: str) -> Any:
         return self._chrome.execute_script(code)
+
+    def script_and_wait(self, code: str) -> Any:
+        """Of a script that says when it is done, by the last of its arguments."""
+        return self._chrome.execute_async_script(code)
 
     def _shown(self, selector: str) -> WebElement:
         for element in self._chrome.find_elements(By.CSS_SELECTOR, selector):

@@ -15,6 +15,7 @@ REAL_TIME = (
 
 LONGEST = (
     "tests/scenarios/test_worst_day.py",
+    "tests/tranche_site/test_pages.py",
     "tests/storms/test_history.py::test_an_incident_is_what_it_was[aws-2025-10-20]",
     "tests/dns/test_faults.py",
     "tests/scenarios/test_origin_fault_is_never_paid.py",

@@ -188,6 +188,7 @@ class PeriodicTaskForm(beat.PeriodicTaskForm):
 @admin.register(PeriodicTask)
 class PeriodicTaskAdmin(beat.PeriodicTaskAdmin, ModelAdmin):
     form = PeriodicTaskForm
+    change_form_template = None  # theirs has a script within, which our pages do not run
     list_display = ["name", "task", "enabled", "scheduler", "last_run_at", "total_run_count"]
     list_filter = ["enabled", "one_off"]
     date_hierarchy = None

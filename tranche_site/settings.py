@@ -157,6 +157,7 @@ TEMPLATES = [
 ]
 
 LANGUAGE_CODE = "en-us"
+FORMAT_MODULE_PATH = ["tranche_site.formats"]
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = True
@@ -286,6 +287,7 @@ UNFOLD = {
     "SITE_URL": None,
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "tranche_site.console.menu.favicon"}],
     "STYLES": ["tranche_site.console.menu.stylesheet"],
+    "SCRIPTS": ["tranche_site.console.menu.script"],
     "DASHBOARD_CALLBACK": "tranche_site.console.pages.dashboard",
     "COMMAND": {"search_callback": "tranche_site.console.search.search", "show_history": True},
     "SIDEBAR": {

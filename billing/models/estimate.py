@@ -50,3 +50,6 @@ class UsageEstimate(models.Model):
             models.Index(fields=["customer", "-window_start"], name="usage_estimates_by_customer"),
             models.Index(fields=["source", "window_start"], name="usage_estimates_by_source"),
         ]
+
+    def __str__(self) -> str:
+        return f"estimate of {self.window_start:%Y-%m-%d %H:%M} UTC"

@@ -22,6 +22,9 @@ class InvoiceCounter(models.Model):
     class Meta:
         db_table = "invoice_counters"
 
+    def __str__(self) -> str:
+        return self.series
+
 
 class InvoiceQuerySet(models.QuerySet["Invoice"]):
     def drafts(self) -> InvoiceQuerySet:

@@ -49,6 +49,9 @@ class UsageBucket(models.Model):
             BrinIndex(fields=["minute_at"], name="usage_buckets_minutes"),
         ]
 
+    def __str__(self) -> str:
+        return f"minute {self.minute_at:%Y-%m-%d %H:%M} UTC"
+
 
 class UnknownHostUsage(models.Model):
     """Usage of a host that no verified domain claims: kept with its bytes, never dropped."""
@@ -98,3 +101,6 @@ class UsageSnapshot(models.Model):
             models.CheckConstraint(condition=Q(bytes__gte=0, requests__gte=0), name="usage_snapshots_not_negative"),
         ]
         indexes = [models.Index(fields=["customer", "-window_start"], name="usage_snapshots_by_customer")]
+
+    def __str__(self) -> str:
+        return f"hour {self.window_start:%Y-%m-%d %H:%M} UTC"

@@ -67,9 +67,10 @@ def draw(
     height = round(canvas.y)
     hits = canvas.tooltips(bottom) if tooltips else ()
     body = "\n".join([*canvas.bands(bottom), *parts, *canvas.moments(bottom), *axis, *hits, *canvas.labels()])
+    role = "group" if "<a " in body else "img"  # what is in a picture nobody can reach by the keyboard
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="tl" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" role="img" aria-label="{_text(in_words(timeline))}">\n'
+        f'height="{height}" role="{role}" aria-label="{_text(in_words(timeline))}">\n'
         f"<style>{_STYLE.format_map(dict(colours))}</style>\n{body}\n</svg>"
     )
 

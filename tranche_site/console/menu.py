@@ -111,5 +111,9 @@ def stylesheet(request: HttpRequest) -> str:
     return static("tranche/console.css")
 
 
+def script(request: HttpRequest) -> str:
+    return static("tranche/names.js")
+
+
 def favicon(request: HttpRequest) -> str:
     return static("tranche/favicon.svg")

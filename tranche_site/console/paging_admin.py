@@ -136,7 +136,7 @@ class PageAdmin(ReadOnly):
     def cause(self, page: Page) -> str:
         return format_html('<a class="text-link" href="{}">{}</a>', page.path, page.path)
 
-    @display(description="")
+    @display(description="answer")
     def answer(self, page: Page) -> str:
         if page.state != "burning":
             return ""
