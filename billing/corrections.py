@@ -5,6 +5,7 @@ booked yet is found again at the next look.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from django.db import connection, transaction
+from celery.exceptions import SoftTimeLimitExceeded
+from django.db import OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
@@ -26,7 +28,9 @@ from billing.segments import Segment
 from customers.models import Customer
 from storms.models import StormEvent
 
-_Key = tuple[str, str, str]  # service, path, CDN
+logger = logging.getLogger(__name__)
+
+_Key = tuple[str, str, str, bool]  # service, path, CDN; whether of requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +47,31 @@ class Difference:
         return f"Correction of {self.invoice.number} ({self.invoice.period_start:%Y-%m}): {self.line.description}"
 
 
-def to_bill(customers: Collection[int], as_of: datetime) -> dict[int, list[Correction]]:
-    """By customer, what is to be billed more for issued periods."""
-    found = defaultdict[int, list[Correction]](list)
+def to_bill(customers: Collection[int], as_of: datetime) -> dict[tuple[int, str], list[Correction]]:
+    """By customer and currency, what is to be billed more for issued periods."""
+    found = defaultdict[tuple[int, str], list[Correction]](list)
     for difference in differences(_affected(customers), as_of):
         if difference.amount_minor > 0:
-            found[difference.invoice.customer_id].append(_correction(difference))
+            invoice = difference.invoice
+            found[invoice.customer_id, invoice.currency].append(_correction(difference))
     return dict(found)
 
 
 def credit_all(now: datetime) -> list[Invoice]:
-    """Credit notes for issued invoices that say too much, and rest for those that say what they should."""
+    """Credit notes for issued invoices that say too much, and rest for those that say what they should.
+
+    A customer whose rows nobody foresaw is logged, and the others go on.
+    """
     notes = []
     for customer in _stale().order_by("customer_id").values_list("customer_id", flat=True).distinct():
-        with transaction.atomic():
-            Customer.objects.select_for_update(no_key=True).get(pk=customer)
-            notes += _credit(_affected([customer]), now)
+        try:
+            with transaction.atomic():
+                Customer.objects.select_for_update(no_key=True).get(pk=customer)
+                notes += _credit(_affected([customer]), now)
+        except (OperationalError, SoftTimeLimitExceeded):
+            raise  # a database that is away, and a task whose time is up, are everybody's
+        except Exception:
+            logger.exception("no credit notes of customer %s", customer)
     return notes
 
 
@@ -73,7 +86,8 @@ def _credit(invoices: Sequence[Invoice], now: datetime) -> list[Invoice]:
         by_invoice[difference.invoice.pk].append(difference)
     for invoice in invoices:
         found = by_invoice[invoice.pk]
-        less = [_given(d) for d in found if d.amount_minor < 0]
+        # What is only told by samples waits until somebody looks at it, or better logs come.
+        less = [_given(d) for d in found if d.amount_minor < 0 and not d.details.get("problem")]
         given = [credit for credit in less if credit.amount_minor]
         if given:
             reason = Invoice.Reason.LATE_USAGE
@@ -81,6 +95,9 @@ def _credit(invoices: Sequence[Invoice], now: datetime) -> list[Invoice]:
         if len(less) == len(found) and invoice.stale_at:
             # Unless something came in since it was read.
             Invoice.objects.filter(pk=invoice.pk, stale_at=invoice.stale_at).update(stale_at=None)
+        elif len(less) < len(found) and not invoice.stale_at:
+            # It was looked at because of an earlier month, which may be done with before this is billed.
+            Invoice.objects.filter(pk=invoice.pk, stale_at=None).update(stale_at=Now())
     return notes
 
 
@@ -109,24 +126,33 @@ def _whole(rows: QuerySet[Invoice]) -> QuerySet[Invoice]:
 
 
 def _affected(customers: Collection[int]) -> list[Invoice]:
-    """Issued invoices that are to be rated again, and the later ones that count on over the policy year from them."""
+    """Issued invoices that are to be rated again. Where limits count over a policy year, all of that year's: a later one
+    follows from what the earlier ones use, as they are rated now.
+    """
     stale = list(_stale().filter(customer__in=customers))
-    first: dict[int, datetime] = {}
+    since: dict[int, datetime] = {}
     for row in stale:
         if row.contract.layers or row.contract.aggregate_seconds is not None:
-            first.setdefault(row.customer_id, row.period_start)
-    if not first:
+            began = segment_of(row).policy_year.start
+            since[row.customer_id] = min(since.get(row.customer_id, began), began)
+    if not since:
         return stale
-    later = Invoice.objects.final().filter(customer__in=first, kind=Invoice.Kind.INVOICE).exclude(sha256="")
+    rest = Invoice.objects.final().filter(customer__in=since, kind=Invoice.Kind.INVOICE).exclude(sha256="")
     known = {row.pk for row in stale}
-    rows = [row for row in _whole(later) if row.pk not in known and row.period_start > first[row.customer_id]]
+    rows = [row for row in _whole(rest) if row.pk not in known and row.period_start >= since[row.customer_id]]
     return sorted([*stale, *rows], key=lambda row: (row.customer_id, row.period_start))
+
+
+def segment_of(invoice: Invoice) -> Segment:
+    """What an issued invoice is of, by the terms that it was issued with."""
+    share = from_json(invoice.extras).share
+    return Segment(invoice.contract, invoice.prices, invoice.period_start, invoice.period_end, share)
 
 
 def differences(invoices: Iterable[Invoice], as_of: datetime) -> list[Difference]:
     """What issued invoices should say otherwise, by line."""
     rows = list(invoices)
-    segments = [Segment(r.contract, r.prices, r.period_start, r.period_end, from_json(r.extras).share) for r in rows]
+    segments = [segment_of(row) for row in rows]
     found = []
     # What an issued invoice itself corrected belongs to it, and is no usage of its period.
     corrected = [from_json(row.extras).corrections for row in rows]
@@ -150,7 +176,7 @@ def _of(invoice: Invoice, draft: Draft) -> list[Difference]:
         net[_anchor(key, lines).pk] += should[key] - told[key]
     for pk, booked in _booked(by_id):
         net[pk] -= booked
-    usage = {
+    usage = ({"problem": draft.problem} if draft.problem else {}) | {
         "bytes_now": {f"{u.path} {u.cdn}".strip(): u.bytes for u in draft.usage},
         "rated_again_at": draft.as_of.isoformat(),
         "sha256": draft.sha256,
@@ -163,8 +189,8 @@ def _of(invoice: Invoice, draft: Draft) -> list[Difference]:
 
 
 def _key(service: str, path: str, cdn: str, kind: str) -> _Key:
-    """Cover is of the backup path that it reduces; fees and the commitment stand apart."""
-    return (service, path, cdn) if service else ("", "", kind)
+    """Cover is of the backup path that it reduces; requests, fees and the commitment stand apart."""
+    return (service, path, cdn, kind == InvoiceLineItem.Kind.REQUESTS) if service else ("", "", kind, False)
 
 
 def _signed(kind: str, amount: int) -> int:
@@ -173,11 +199,12 @@ def _signed(kind: str, amount: int) -> int:
 
 def _anchor(key: _Key, lines: Sequence[InvoiceLineItem]) -> InvoiceLineItem:
     """The line that a difference is booked on: the charge of that path, or the nearest there is."""
-    service, path, cdn = key
+    service, path, cdn, is_requests = key
     charges = [line for line in lines if line.kind != InvoiceLineItem.Kind.COVER] or list(lines)
 
-    def distance(line: InvoiceLineItem) -> tuple[bool, bool, bool, int]:
-        return str(line.service_id or "") != service, line.path != path, line.cdn != cdn, line.position
+    def distance(line: InvoiceLineItem) -> tuple[bool, bool, bool, bool, int]:
+        is_other = (line.kind == InvoiceLineItem.Kind.REQUESTS) != is_requests
+        return str(line.service_id or "") != service, line.path != path, is_other, line.cdn != cdn, line.position
 
     return min(charges, key=distance)
 

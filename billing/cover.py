@@ -206,14 +206,15 @@ def events(
     """The covered events of one service that touch `period`, and what was decided on each of its storms.
 
     `shifts` is when DNS was seen to send more than the normal share to the backups, each until the drain after failback.
-    `excluded` never pays. `terms.aggregate_seconds` is what is left of the policy year's. All of a storm, its relapses
-    and its gaps count for waiting time and limits, whatever part of it lies in the period.
+    `excluded` never pays, and leaves nothing out of what was normal: the customer can edit some of it.
+    `terms.aggregate_seconds` is what is left of the policy year's. All of a storm, its relapses and its gaps count for
+    waiting time and limits, whatever part of it lies in the period.
     """
     decisions = [pays(storm) for storm in storms]
     paying = {decision.storm for decision in decisions if decision.is_covered}
     raging = [Storm(s.id, i.start, i.end) for s in storms if s.id in paying for i in s.raged(as_of)]
     quiet = [Interval(i.start, i.end) for s in storms for i in s.raged(as_of)]
-    quiet += [*shifts, *(Interval(e.start, e.end) for e in excluded)]
+    quiet += shifts
     found: list[Event] = []
     paid: list[Interval] = []
     for event in merge(raging, None, timedelta(seconds=terms.merge_gap_seconds)):

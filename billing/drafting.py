@@ -59,7 +59,7 @@ class Draft:
 
     @property
     def currency(self) -> str:
-        return self.segment.contract.rate_card.currency
+        return self.segment.currency
 
     @property
     def is_empty(self) -> bool:
@@ -107,19 +107,24 @@ class Run:
     """By customer."""
 
 
-Pending = Mapping[int, Sequence[billing_bill.Correction]]
+Pending = Mapping[tuple[int, str], Sequence[billing_bill.Correction]]
+"""By customer and currency."""
 
 
 def compute(month: Month, as_of: datetime, customers: Sequence[Customer], pending: Pending) -> Run:
     """The drafts of these customers for a month as it stands at `as_of`. Nothing is written.
 
-    `pending`: by customer, corrections of issued invoices that are to be billed now. The number of queries does not
-    depend on how many customers there are.
+    `pending`: corrections of issued invoices that are to be billed now, on the first of the customer's segments in their
+    currency; without one they wait. The number of queries does not depend on how many customers there are.
     """
     by_customer = segments.of_month(month, [customer.pk for customer in customers])
     wanted = [segment for customer in customers for segment in by_customer.get(customer.pk, [])]
-    first = {id(mine[0]) for mine in by_customer.values() if mine}
-    extra = [pending.get(s.contract.customer_id, ()) if id(s) in first else () for s in wanted]
+    first: dict[tuple[int, str], int] = {}
+    for n, segment in enumerate(wanted):
+        first.setdefault((segment.contract.customer_id, segment.currency), n)
+    extra: list[Sequence[billing_bill.Correction]] = [()] * len(wanted)
+    for owner, n in first.items():
+        extra[n] = pending.get(owner, ())
     drafts = [draft for draft in compute_segments(wanted, as_of, extra) if not draft.is_empty]
     return Run(drafts, _unbilled(month, customers, by_customer))
 
@@ -141,16 +146,15 @@ def compute_segments(
     for segment, usage, (decisions, events), corrections in zip(wanted, used, decided, extra, strict=True):
         owner = segment.contract.customer_id
         covered = [CoveredEvent(service, event, next(measured)) for service, event in events]
-        before = earlier[owner].cost(segment.policy_year, segment.start) if segment.contract.layers else Fraction(0)
+        before = earlier[owner].cost(segment) if segment.contract.layers else Fraction(0)
         known = covers.get(owner, {})
         document = document_of(segment, usage, covered, known, before, as_of)
         rated = rate_document(document)
         charges = charges_of(segment, usage, corrections)
         whole = billing_bill.bill(rated, charges, segment.contract.rate_card.currency)
-        earlier[owner].costs.append((segment.start, Fraction(stored_cost(rated))))
-        drafts.append(
-            Draft(segment, as_of, usage, decisions, covered, document, charges, rated, whole, _problem(usage))
-        )
+        earlier[owner].costs.append((segment.start, segment.currency, Fraction(stored_cost(rated))))
+        problem = _problem(usage) or next(filter(None, (c.details.get("problem") for c in corrections)), "")
+        drafts.append(Draft(segment, as_of, usage, decisions, covered, document, charges, rated, whole, problem))
     _name(drafts)
     return drafts
 
@@ -159,14 +163,17 @@ def compute_segments(
 class _Before:
     """What earlier periods used of a policy year's cover: its cost in major units, and microseconds by service."""
 
-    costs: list[tuple[datetime, Fraction]] = field(default_factory=list)
+    costs: list[tuple[datetime, str, Fraction]] = field(default_factory=list)
     times: list[tuple[datetime, str, int]] = field(default_factory=list)
 
     def use(self, segment: Segment, events: Iterable[tuple[int, Event]]) -> None:
         self.times += [(segment.start, str(service), e.paid // timedelta(microseconds=1)) for service, e in events]
 
-    def cost(self, year: Interval, until: datetime) -> Fraction:
-        return sum((cost for at, cost in self.costs if year.start <= at < until), Fraction(0))
+    def cost(self, segment: Segment) -> Fraction:
+        """Of its policy year so far, in its currency: layers are of one currency, and so is what fills them."""
+        year, currency = segment.policy_year, segment.currency
+        found = (cost for at, of, cost in self.costs if of == currency and year.start <= at < segment.start)
+        return sum(found, Fraction(0))
 
     def microseconds(self, service: int, year: Interval, until: datetime) -> int:
         return sum(used for at, of, used in self.times if of == str(service) and year.start <= at < until)
@@ -182,11 +189,11 @@ def _earlier(wanted: Sequence[Segment]) -> defaultdict[int, _Before]:
         since = min(segment.policy_year.start for segment in counting)
         rows = Invoice.objects.filter(customer__in=starts, kind=Invoice.Kind.INVOICE, period_start__gte=since)
         for row in rows.exclude(state=Invoice.State.VOID).only(
-            "customer", "period_start", "covered_cost", "cover_used"
+            "customer", "period_start", "currency", "covered_cost", "cover_used"
         ):
             if row.period_start not in starts[row.customer_id]:
                 mine = before[row.customer_id]
-                mine.costs.append((row.period_start, Fraction(row.covered_cost)))
+                mine.costs.append((row.period_start, row.currency, Fraction(row.covered_cost)))
                 mine.times += [(row.period_start, service, used) for service, used in row.cover_used.items()]
     return before
 
@@ -196,8 +203,7 @@ def _covers(wanted: Sequence[Segment], as_of: datetime) -> dict[int, dict[int, f
     found: dict[int, dict[int, facts.CoverFacts]] = defaultdict(dict)
     if wanted:
         span = Interval(min(s.start for s in wanted), min(max(s.end for s in wanted) + facts.AHEAD, as_of))
-        drains = {s.contract.customer_id: s.contract.drain_seconds for s in wanted}
-        owners = facts.cover_facts(span, drains, drains)
+        owners = facts.cover_facts(span, {s.contract.customer_id for s in wanted})
         for service, customer in Service.objects.filter(pk__in=owners).values_list("pk", "customer_id"):
             found[customer][service] = owners[service]
     return found
@@ -221,7 +227,8 @@ def decide(
     for service, told in sorted(known.items()):
         terms = cover_terms(segment.contract, before.microseconds(service, segment.policy_year, segment.start))
         storms = told.near(segment.span, as_of)
-        mine, events = cover.events(storms, told.shifts, told.excluded, terms, segment.span, as_of)
+        shifts = told.shifts(segment.contract.drain_seconds)
+        mine, events = cover.events(storms, shifts, told.excluded, terms, segment.span, as_of)
         near = {name for event in events for name in event.storms}
         decisions[service] = [
             (decision, storm)
@@ -372,10 +379,13 @@ def _unbilled(
     # Months without a contract are those of the one before, so that none begins before that one's ended.
     earlier = Contract.objects.filter(customer__in=without, valid_from__lt=month.span().end).order_by("valid_from")
     zones = dict(earlier.values_list("customer_id", "time_zone"))
+    # Who moved eastwards within the month ends it sooner, and begins the next one sooner.
+    after = segments.of_month(month.following, [customer.pk for customer in customers])
     for customer in customers:
         mine = by_customer.get(customer.pk, [])
         zone = mine[0].contract.time_zone if mine else zones.get(customer.pk, "UTC")
-        gaps += [(customer.pk, i) for i in cover.subtract([month.span(zone)], [s.span for s in mine])]
+        told = [segment.span for segment in (*mine, *after.get(customer.pk, []))]
+        gaps += [(customer.pk, i) for i in cover.subtract([month.span(zone)], told)]
     names = {customer.pk: str(customer) for customer in customers}
     return {
         customer: f"{names[customer]} has usage from {at:%Y-%m-%d %H:%M} UTC on, and no contract with prices for that time"

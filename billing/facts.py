@@ -112,10 +112,14 @@ class CoverFacts:
     """All that cover is decided from for one service, besides bytes."""
 
     storms: list[Recorded]
-    shifts: list[Interval]
+    changes: list[Change]
     excluded: list[Excluded]
     factors: Mapping[str, Decimal]
     """The customer's own factor by storm, as it stood in the policy's version that the storm began under."""
+
+    def shifts(self, drain_seconds: int) -> list[Interval]:
+        """When DNS was seen to send more than normal to the backups, each with the drain that the terms in force allow."""
+        return cover.shifts(self.changes, timedelta(seconds=drain_seconds))
 
     def near(self, span: Interval, as_of: datetime) -> list[Recorded]:
         """The storms that an invoice of `span` may know of: the same whoever else is billed in the same run."""
@@ -130,8 +134,8 @@ class CoverFacts:
         return min((factor for storm, factor in self.factors.items() if storm in storms), default=None)
 
 
-def cover_facts(span: Interval, customers: Iterable[int], drains: Mapping[int, int]) -> dict[int, CoverFacts]:
-    """By service, of those with a storm that may touch `span`. `drains`: seconds after failback, by customer."""
+def cover_facts(span: Interval, customers: Iterable[int]) -> dict[int, CoverFacts]:
+    """By service, of those with a storm that may touch `span`."""
     storms = storm_rows(span, customers)
     since = seen_since(span, (row for rows in storms.values() for row in rows))
     changes = weight_changes(storms, since)
@@ -140,10 +144,7 @@ def cover_facts(span: Interval, customers: Iterable[int], drains: Mapping[int, i
     return {
         service: CoverFacts(
             [recorded(row) for row in rows],
-            cover.shifts(
-                (change_of(row, changes.backups) for row in changes.rows[service]),
-                timedelta(seconds=drains.get(rows[0].customer_id, 0)),
-            ),
+            [change_of(row, changes.backups) for row in changes.rows[service]],
             excluded[service],
             {f"storm-{row.pk}": factors[row.pk] for row in rows if row.pk in factors},
         )
@@ -221,7 +222,10 @@ def change_of(row: WeightChange, backups: Collection[int]) -> Change:
 
 
 def excluded_times(services: Collection[int], span: Interval) -> defaultdict[int, list[Excluded]]:
-    """By service, the time that never pays."""
+    """By service, the time that never pays.
+
+    Maintenance counts from when it was planned until it was lifted: a customer can neither plan nor lift what is past.
+    """
     found = defaultdict[int, list[Excluded]](list)
     pins = Pin.objects.filter(service__in=services, created_at__lt=span.end, expires_at__gt=span.start)
     for pin in pins:
@@ -234,10 +238,13 @@ def excluded_times(services: Collection[int], span: Interval) -> defaultdict[int
     primaries = Target.objects.filter(domain__service__in=services, role=Target.Role.PRIMARY, cdn__isnull=False)
     for service, cdn in primaries.values_list("domain__service_id", "cdn_id"):
         cdns[cdn].add(service)
-    windows = MaintenanceWindow.objects.since(span.start).filter(Q(service__in=services) | Q(cdn__in=cdns))
+    not_over = Q(over_at__isnull=True) | Q(over_at__gt=span.start)
+    windows = MaintenanceWindow.objects.filter(not_over, Q(service__in=services) | Q(cdn__in=cdns))
     for window in windows:
         of = [window.service_id] if window.service_id else cdns[window.cdn_id or 0]
-        for time in maintenance.next_spans(window.terms, span.start, span.end):
+        planned = Interval(window.created_at, window.lifted_at or FOREVER)
+        times = (Interval(t.start, t.end) for t in maintenance.next_spans(window.terms, span.start, span.end))
+        for time in cover.clip(times, planned):
             for service in of:
                 found[service].append(Excluded(time.start, time.end, f"maintenance: {window.reason}"))
     return found

@@ -17,7 +17,7 @@ from billing import bill as billing_bill
 from billing import corrections, cover, credits
 from billing.bill import BillLine
 from billing.cover import zulu
-from billing.drafting import Draft, Run, compute, stored_cost
+from billing.drafting import Draft, Pending, Run, compute, stored_cost
 from billing.models import Invoice, InvoiceLineItem
 from billing.money import format_minor
 from billing.numbers import take_numbers
@@ -113,7 +113,7 @@ def _draft_some(month: Month, as_of: datetime, customers: Sequence[Customer]) ->
     return _store(month, as_of, run.drafts, ids), run.problems
 
 
-def _pending(month: Month, customers: Sequence[Customer], as_of: datetime) -> dict[int, list[billing_bill.Correction]]:
+def _pending(month: Month, customers: Sequence[Customer], as_of: datetime) -> Pending:
     """Corrections to bill now: with the customer's earliest month that is not issued yet."""
     ids = {customer.pk for customer in customers}
     earlier = Invoice.objects.drafts().filter(

@@ -77,9 +77,10 @@ def _pieces(
     until = min((storm.ended_at or now) + TAIL, now)
     period = Interval(segment.start, max(segment.end, until))
     contract = segment.contract
-    told = facts.cover_facts(period, [storm.customer_id], {storm.customer_id: contract.drain_seconds})[storm.service_id]
+    told = facts.cover_facts(period, [storm.customer_id])[storm.service_id]
+    shifts = told.shifts(contract.drain_seconds)
     terms = cover_terms(contract, _used(segment, storm.service_id))
-    _, events = cover.events(told.storms, told.shifts, told.excluded, terms, period, now)
+    _, events = cover.events(told.storms, shifts, told.excluded, terms, period, now)
     event = next((e for e in events if recorded.id in e.storms), None)
     if event is None:
         return [], []
@@ -89,7 +90,7 @@ def _pieces(
     for excluded in told.excluded:
         pieces.append((excluded.reason, cover.clip(left, Interval(excluded.start, excluded.end))))
         left = cover.subtract(left, [Interval(excluded.start, excluded.end)])
-    shifts = cover.union(told.shifts)
+    shifts = cover.union(shifts)
     pieces += _unmoved(storm, cover.subtract(left, shifts))
     pieces.append(("the policy year's aggregate is used up", _both(left, shifts)))
     return pieces, covered

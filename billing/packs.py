@@ -124,7 +124,9 @@ def _earlier(segment: Segment, invoice: Invoice, service: str) -> list[dict[str,
     return [
         {
             "invoice": row.number, "period": [zulu(row.period_start), zulu(row.period_end)], "sha256": row.sha256,
-            "covered_cost": decimal(Fraction(row.covered_cost)), "used_microseconds": row.cover_used.get(service, 0),
+            # Layers are of one currency: what another contract's cover cost fills none of them.
+            "covered_cost": decimal(Fraction(row.covered_cost) if row.currency == invoice.currency else Fraction(0)),
+            "used_microseconds": row.cover_used.get(service, 0),
         }
         for row in rows.defer("inputs", "extras", "decisions").order_by("period_start", "pk")
         if row.covered_cost or service in row.cover_used

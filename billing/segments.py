@@ -69,6 +69,10 @@ class Segment:
         return self.contract.customer
 
     @property
+    def currency(self) -> str:
+        return self.contract.rate_card.currency
+
+    @property
     def span(self) -> Interval:
         return Interval(self.start, self.end)
 

@@ -201,13 +201,15 @@ def _cover_used(
     rows = Invoice.objects.filter(
         customer=contract.customer_id, kind=Invoice.Kind.INVOICE, period_start__gte=year.start, period_start__lt=span.start
     ).exclude(state=Invoice.State.VOID)  # fmt: skip
-    used: list[tuple[Fraction, Mapping[str, int]]] = [
-        (Fraction(cost), by_service) for cost, by_service in rows.values_list("covered_cost", "cover_used")
+    used: list[tuple[str, Fraction, Mapping[str, int]]] = [
+        (currency, Fraction(cost), found)
+        for currency, cost, found in rows.values_list("currency", "covered_cost", "cover_used")
     ]
-    used += [(d.rated.covered_cost, d.cover_used) for start, d in drafts.items() if start >= year.start]
-    cost = sum((cost for cost, _ in used), Fraction(0))
+    used += [(d.currency, d.rated.covered_cost, d.cover_used) for start, d in drafts.items() if start >= year.start]
+    # Time is time in any currency; what it cost counts in the contract's own.
+    cost = sum((cost for currency, cost, _ in used if currency == contract.rate_card.currency), Fraction(0))
     by_service: dict[str, int] = defaultdict(int)
-    for _, found in used:
+    for *_, found in used:
         for service, microseconds in found.items():
             by_service[service] += microseconds
     seconds = {service: microseconds // 10**6 for service, microseconds in sorted(by_service.items())}

@@ -85,7 +85,7 @@ def events(pack):
     """F1 to F3: the events that touch the period, each as (start, end, paid spans, baseline)."""
     terms, (low, high) = pack["content"]["inputs"]["cover"], map(moment, pack["content"]["period"])
     as_of, moved, barred = moment(pack["invoice"]["as_of"]), shifts(pack), joined(pairs(pack["excluded"]))
-    busy = [s for storm in pack["storms"] for s in raged(storm, as_of)] + moved + barred
+    busy = [s for storm in pack["storms"] for s in raged(storm, as_of)] + moved
     paying = [s for storm in pack["storms"] if does_pay(storm) for s in raged(storm, as_of)]
     used, year = sum(e["used_microseconds"] for e in pack["cover"]["earlier"]) // SECOND, terms["aggregate_seconds"]
     left, paid = FOREVER if year is None else max(year - used, 0) * SECOND, []

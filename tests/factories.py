@@ -75,14 +75,20 @@ def vantage_point(**kw: Any) -> VantagePoint:
 
 
 def maintenance_window(starts: datetime | None = None, **kw: Any) -> MaintenanceWindow:
-    """Of a service, unless `kw` names a CDN: an hour from `starts`, or from now on."""
+    """Of a service, unless `kw` names a CDN: an hour from `starts`, or from now on; planned long before."""
     if "cdn" not in kw and "service" not in kw:
         kw["service"] = service()
     if "service" in kw:
         kw.setdefault("customer", kw["service"].customer)
     starts = starts or timezone.now()
     return MaintenanceWindow.objects.create(
-        **{"first_day": starts.date(), "local_time": starts.time(), "duration_seconds": 3600, "reason": "an upgrade"}
+        **{
+            "first_day": starts.date(),
+            "local_time": starts.time(),
+            "duration_seconds": 3600,
+            "reason": "an upgrade",
+            "created_at": datetime(2025, 1, 1, tzinfo=UTC),
+        }
         | kw
     )
 

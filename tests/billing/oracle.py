@@ -442,7 +442,7 @@ def paid_seconds(
         if start < period[1] and min(end + TAIL, as_of) > period[0]:
             if left is not None:
                 seconds, left = seconds[:left], left - min(len(seconds), left)
-            noisy = {s // 900 for s in range(size) if quiet[s] or moved[s] == "1" or barred[s] == "1"}
+            noisy = {s // 900 for s in range(size) if quiet[s] or moved[s] == "1"}
             whole = range((start - WEEK + 899) // 900, start // 900)
             found.append(Paid(start, end, tuple(seconds), 900 * sum(quarter not in noisy for quarter in whole)))
     return found

@@ -35,7 +35,7 @@ from services.models import Service, ServiceDomain, Target
 from storms.models import CdnIncident, StormEvent
 from tests import factories
 from tests.billing.log_lines import logpush, write
-from tests.billing.story import APRIL_3, GB, MARCH, at, billed_customer, storm, use
+from tests.billing.story import APRIL_3, GB, MARCH, add_paths, at, billed_customer, storm, use
 
 pytestmark = pytest.mark.django_db
 CASES = int(os.environ.get("CORRECTION_CASES", "10"))
@@ -660,3 +660,103 @@ def _documents_add_up() -> None:
     for series in ("INV", "CN"):
         found = sorted(Invoice.objects.filter(number__startswith=series).values_list("number", flat=True))
         assert found == [f"{series}-{n:06d}" for n in range(1, len(found) + 1)]
+
+
+# --- what must not get lost, and not go to the wrong place ------------------------------------------------------------
+
+
+def deliver_again(bucket: UsageBucket, **kw: int) -> None:
+    """The log is delivered again and tells other figures."""
+    UsageBucket.objects.filter(pk=bucket.pk).update(**kw)
+    hour = bucket.minute_at.replace(minute=0)
+    with connection.cursor() as cursor:
+        metering.sum_hours(cursor, {(bucket.customer_id, bucket.service_id, bucket.target_id, hour)}, APRIL_3)
+
+
+def test_requests_that_were_billed_in_excess_are_given_back_on_their_own_line() -> None:
+    card = factories.rate_card(
+        primary_tiers=[{"up_to": None, "per_unit": "0.01"}], per_10k_requests={"primary": "0.01"}
+    )
+    customer, service = billed_customer(rate_card=card)
+    use(service, "primary", at(5, 9), 100 * GB, requests=100_000_000)
+    march = issue(customer, MARCH)
+    assert lines(march) == [("usage", "primary", 100), ("requests", "primary", 100_00)]
+    deliver_again(UsageBucket.objects.get(), requests=10_000_000)
+    [note] = corrections.credit_all(APRIL_3)
+    assert note.total_minor == 90_00
+    assert [line.corrects.kind for line in note.lines.all() if line.corrects] == ["requests"]
+    assert corrections.credit_all(APRIL_3) == [] and not Invoice.objects.filter(stale_at__isnull=False).exists()
+
+
+def test_a_limit_of_the_policy_year_is_not_paid_twice() -> None:
+    customer, service = billed_customer(layers=[{"attachment": "0", "limit": "10", "share": "1"}])
+    for month in (1, 2):
+        use(service, "backup", on(month, 5, 9), 30 * GB)  # costs 6.00
+    january = storm(service, on(1, 5, 8), on(1, 5, 10), incident=None)
+    storm(service, on(2, 5, 8), on(2, 5, 10))
+    assert [issue(customer, month).discount_minor for month in (JANUARY, FEBRUARY)] == [0, 6_00]
+    CoverRuling.objects.create(
+        customer=customer, storm=january, is_covered=True, reason="seen", ruled_by="ann", ruled_at=APRIL_3
+    )
+    corrections.mark_ruled(APRIL_3 - timedelta(days=1))
+    assert [note.total_minor for note in corrections.credit_all(APRIL_3)] == [6_00]
+    # January's 6.00 leave 4.00 of the year's 10.00: February was paid 2.00 too much, whatever is looked at meanwhile.
+    corrections.credit_all(APRIL_3)
+    use(service, "primary", at(2), 10 * GB)
+    assert lines(issue(customer, MARCH)) == [("usage", "primary", 1_00), ("correction", "backup", 2_00)]
+
+
+def test_late_usage_of_another_currency_waits_for_an_invoice_in_it() -> None:
+    customer = factories.customer()
+    service = factories.service(customer=customer)
+    add_paths(service)
+    yen = factories.rate_card(currency="JPY", primary_tiers=[{"up_to": None, "per_unit": "15"}])
+    factories.contract(customer=customer, rate_card=yen, valid_until=at(1))
+    dollars = factories.contract(customer=customer, rate_card=factories.rate_card(currency="USD"), valid_from=at(1))
+    use(service, "primary", on(2, 5, 9), 1000 * GB)
+    assert issue(customer, FEBRUARY).total_minor == 15_000
+    use(service, "primary", on(2, 5, 9, 1), 1000 * GB)
+    use(service, "primary", at(5, 9), 10 * GB)
+    assert lines(issue(customer, MARCH)) == [("usage", "primary", 1_00)]
+    [difference] = corrections.differences(corrections._affected([customer.pk]), APRIL_3)
+    assert (difference.invoice.currency, difference.amount_minor) == ("JPY", 15_000)
+    Contract.objects.filter(pk=dollars.pk).update(valid_until=on(4, 1))
+    factories.contract(customer=customer, rate_card=yen, valid_from=on(4, 1))
+    assert lines(issue(customer, APRIL, MAY_3)) == [("correction", "primary", 15_000)]
+
+
+@pytest.mark.parametrize("is_more", [True, False])
+def test_what_only_samples_tell_waits_for_a_person(is_more: bool) -> None:
+    customer, service = billed_customer()
+    use(service, "primary", at(5, 9), 100 * GB)
+    march = issue(customer, MARCH)
+    bucket = UsageBucket.objects.get()
+    UsageBucket.objects.update(grade="E4")
+    deliver_again(bucket, bytes=200 * GB if is_more else 50 * GB)
+    use(service, "primary", on(4, 2), 10 * GB)
+    assert corrections.credit_all(MAY_3) == []
+    [april] = invoicing.draft(customer, APRIL, MAY_3)
+    assert ("grade E4" in april.problem) is is_more
+    march.refresh_from_db()
+    assert march.stale_at is not None
+    if is_more:
+        assert invoicing.finalize_due(MAY_3)[0] == []
+        assert ("correction", "primary", 10_00) in lines(invoicing.finalize(april, MAY_3, approved_by="ann"))
+
+
+def test_a_customer_whose_rows_nobody_foresaw_keeps_no_other_from_its_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, good = (billed_customer() for _ in range(2))
+    for customer, service in (bad, good):
+        use(service, "primary", at(5, 9), 100 * GB)
+        issue(customer, MARCH)
+    for bucket in UsageBucket.objects.all():
+        deliver_again(bucket, bytes=50 * GB)
+    real = corrections.differences
+
+    def broken(invoices: Any, as_of: datetime) -> Any:
+        if any(invoice.customer_id == bad[0].pk for invoice in invoices):
+            raise ValueError("a row that nobody foresaw")
+        return real(invoices, as_of)
+
+    monkeypatch.setattr(corrections, "differences", broken)
+    assert [note.customer for note in corrections.credit_all(APRIL_3)] == [good[0]]
