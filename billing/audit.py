@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from django.db import connection
 
 from billing import bill as billing_bill
+from billing import leftovers
 from billing.document import DocumentError, rate_document
 from billing.models import Invoice
 
@@ -89,7 +90,7 @@ def uncounted_rows(now: datetime) -> Iterator[str]:
 
 
 def unsummed(now: datetime) -> Iterator[str]:
-    """I12: hours that are not the sum of their minutes, and bills that are not the sum of their hours."""
+    """I12: hours that are not the sum of their minutes, and bills that are not the sum of their hours, or wait in vain to be."""
     with connection.cursor() as cursor:
         cursor.execute(_HOURS, {"since": _since(now)})
         for service, target, hour, minutes, told in cursor:
@@ -98,6 +99,7 @@ def unsummed(now: datetime) -> Iterator[str]:
         cursor.execute(_BILLED, [_since(now)])
         for number, service, path, billed, used in cursor:
             yield f"{number}, service {service}, {path}: {billed} bytes billed, {used} used"
+    yield from leftovers.uncorrected(now, DAYS)
 
 
 def unfounded_money(now: datetime) -> Iterator[str]:

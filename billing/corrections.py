@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import OperationalError, connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from billing import credits
@@ -264,3 +264,15 @@ def mark_ruled(since: datetime) -> None:
         rows = Invoice.objects.final().filter(customer=customer, kind=Invoice.Kind.INVOICE, period_end__gt=started)
         rows = rows.exclude(sha256="")
         rows.filter(period_start__lt=(ended or started) + timedelta(days=1)).update(stale_at=Now())
+
+
+def mark_limited(since: datetime) -> None:
+    """Issued since then under a limit of the policy year, of which a month was corrected: drafts count what earlier
+    invoices said that they use, and only rating the whole year again tells what they do use.
+    """
+    said_more = InvoiceLineItem.objects.filter(corrects__invoice__customer=OuterRef("customer")).exclude(
+        invoice__state__in=[Invoice.State.DRAFT, Invoice.State.VOID]
+    )
+    issued = Invoice.objects.final().filter(kind=Invoice.Kind.INVOICE, finalized_at__gte=since, stale_at=None)
+    limited = issued.filter(Q(contract__aggregate_seconds__isnull=False) | ~Q(contract__layers=[])).exclude(sha256="")
+    limited.filter(Exists(said_more)).update(stale_at=Now())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from celery import shared_task
 
-from billing import amending, compacting, corrections, estimating, invoicing, metering, spending
+from billing import amending, compacting, corrections, estimating, invoicing, leftovers, metering, spending
 from billing.segments import Month
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,24 @@ def postpone_amendments() -> None:
 
 @shared_task(name="billing.draft_invoices")
 def draft_invoices() -> None:
-    """This month's drafts, and last month's while late logs may come."""
+    """This month's drafts, last month's while late logs may come, and those of earlier months that were voided."""
     now = datetime.now(UTC)
     this = Month.at(now)
+    problems = leftovers.draft_voided(now)
     for month in (this.before, this):
-        _, problems = invoicing.draft_all(month, now)
-        for problem in problems:
-            logger.warning("not drafted: %s", problem)
+        problems += invoicing.draft_all(month, now)[1]
+    _complain(problems)
     spending.fire_alerts(now)
+
+
+@shared_task(name="billing.draft_late_months")
+def draft_late_months() -> None:
+    _complain(leftovers.draft_late(datetime.now(UTC)))
+
+
+def _complain(problems: list[str]) -> None:
+    for problem in problems:
+        logger.warning("not drafted: %s", problem)
 
 
 @shared_task(name="billing.finalize_invoices")
@@ -53,6 +63,7 @@ def finalize_invoices() -> None:
     """What is past its grace period is issued, what was issued wrong is corrected, what is overdue is asked for."""
     now = datetime.now(UTC)
     corrections.mark_ruled(now - LOOK_BACK)
+    corrections.mark_limited(now - LOOK_BACK)
     issued, problems = invoicing.finalize_due(now)
     for invoice in (*issued, *corrections.credit_all(now)):
         logger.info("issued %s", invoice.number)

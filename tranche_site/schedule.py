@@ -40,6 +40,7 @@ SCHEDULE = [
     Entry(
         "Draft invoices", "billing.draft_invoices", 300, "Recomputes the drafts of this month and the last.", "billing"
     ),
+    Entry("Draft late months", "billing.draft_late_months", 86_400, "Months whose first logs came late.", "billing"),
     Entry("Finalize invoices", "billing.finalize_invoices", 3600, "Issues drafts past their grace period.", "billing"),
     Entry(
         "Postpone amendments", "billing.postpone_amendments", 60, "No change of cover during an incident.", "billing"

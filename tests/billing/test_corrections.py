@@ -706,6 +706,26 @@ def test_a_limit_of_the_policy_year_is_not_paid_twice() -> None:
     assert lines(issue(customer, MARCH)) == [("usage", "primary", 1_00), ("correction", "backup", 2_00)]
 
 
+def test_a_month_issued_after_a_correction_counts_what_that_used_of_the_limit() -> None:
+    customer, service = billed_customer(layers=[{"attachment": "0", "limit": "10", "share": "1"}])
+    for month in (1, 3):
+        use(service, "backup", on(month, 5, 9), 30 * GB)
+    january = storm(service, on(1, 5, 8), on(1, 5, 10), incident=None)
+    storm(service, on(3, 5, 8), on(3, 5, 10))
+    assert issue(customer, JANUARY).discount_minor == 0
+    CoverRuling.objects.create(
+        customer=customer, storm=january, is_covered=True, reason="seen", ruled_by="ann", ruled_at=APRIL_3
+    )
+    corrections.mark_ruled(APRIL_3 - timedelta(days=1))
+    assert [note.total_minor for note in corrections.credit_all(APRIL_3)] == [6_00]
+    march = issue(customer, MARCH)
+    assert march.discount_minor == 6_00  # by what January's invoice said
+    corrections.mark_limited(APRIL_3 - timedelta(days=1))
+    corrections.credit_all(APRIL_3)
+    use(service, "primary", on(4, 2), 10 * GB)
+    assert lines(issue(customer, APRIL, MAY_3)) == [("usage", "primary", 1_00), ("correction", "backup", 2_00)]
+
+
 def test_late_usage_of_another_currency_waits_for_an_invoice_in_it() -> None:
     customer = factories.customer()
     service = factories.service(customer=customer)
