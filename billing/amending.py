@@ -14,9 +14,9 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
-from billing.models import Contract, Invoice, Prices
+from billing.models import Contract, Invoice, InvoiceLineItem, Prices
 from billing.models.terms import QUARTER_SECONDS
 from customers.models import Customer, Event
 from services.models import Target
@@ -89,8 +89,11 @@ def withdraw(contract: Contract, by: str, reason: str, now: datetime) -> Contrac
         before = Contract.objects.filter(customer=row.customer_id, valid_until=row.valid_from).first()
         if before is None or row.valid_from <= now:
             raise ValidationError("Only an amendment that has not begun can be withdrawn: amend the contract instead.")
-        if Invoice.objects.filter(contract=row).exists():
-            raise ValidationError("A draft was made by it: wait for the next drafts, then withdraw it.")
+        if Invoice.objects.filter(contract=row).exclude(state=Invoice.State.DRAFT).exists():
+            raise ValidationError("An invoice was issued by it: amend the contract instead.")
+        # The next drafts are made without it.
+        InvoiceLineItem.objects.filter(invoice__contract=row).delete()
+        Invoice.objects.drafts().filter(contract=row).delete()
         was = row.valid_from
         row.delete()
         before.valid_until = row.valid_until
@@ -211,12 +214,14 @@ def postpone(now: datetime) -> int:
     Due are those within the next quarter of an hour, and those that a missed run let pass: what was open when they began
     counts there. Run it at least every five minutes.
     """
-    owners = {due.after.customer_id for due in _due(now)}
-    if not owners:
-        return 0
+    owners = sorted(set(_beginning(now).values_list("customer_id", flat=True)))
+    return sum(_postpone(owners[n : n + MOST_AT_ONCE], now) for n in range(0, len(owners), MOST_AT_ONCE))
+
+
+def _postpone(owners: Sequence[int], now: datetime) -> int:
     with transaction.atomic():
         list(Customer.objects.filter(pk__in=owners).order_by("pk").select_for_update(no_key=True).values_list("pk"))
-        due = _due(now, owners)  # once more: an amendment may have been withdrawn meanwhile
+        due = _due(now, owners)
         causes = _causes(due, now)
         # Of one customer's only the last: the one before it has room to move once that was moved.
         last = {d.after.customer_id: d for d in due if d.after.pk in causes}
@@ -237,12 +242,14 @@ def postpone(now: datetime) -> int:
     return len(moved)
 
 
-def _due(now: datetime, owners: Iterable[int] | None = None) -> list[_Due]:
+def _beginning(now: datetime) -> QuerySet[Contract]:
+    """Versions that follow upon another within the time that is looked at."""
     earlier = Contract.objects.filter(customer=OuterRef("customer"), valid_until=OuterRef("valid_from"))
-    rows = Contract.objects.filter(Exists(earlier), valid_from__gt=now - LOOK_BACK, valid_from__lte=now + QUARTER)
-    if owners is not None:
-        rows = rows.filter(customer__in=owners)
-    after = list(rows.order_by("valid_from", "pk")[:MOST_AT_ONCE])
+    return Contract.objects.filter(Exists(earlier), valid_from__gt=now - LOOK_BACK, valid_from__lte=now + QUARTER)
+
+
+def _due(now: datetime, owners: Iterable[int]) -> list[_Due]:
+    after = list(_beginning(now).filter(customer__in=owners).order_by("valid_from", "pk"))
     ends = {(row.customer_id, row.valid_from): row for row in after}
     befores = Contract.objects.filter(customer__in={c for c, _ in ends}, valid_until__in={at for _, at in ends})
     pairs = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Sum
+from django.db.models import Sum
 
 from billing import bill as billing_bill
 from billing.bill import Tax
@@ -44,6 +44,7 @@ def credit_line(line: InvoiceLineItem, amount_minor: int, reason: str, text: str
     `reason` is one of Invoice.Reason, `text` says it in words.
     """
     with transaction.atomic():
+        Customer.objects.select_for_update(no_key=True).get(pk=line.customer_id)
         invoice = Invoice.objects.select_for_update().get(pk=line.invoice_id)
         if invoice.kind != Invoice.Kind.INVOICE or line.kind == InvoiceLineItem.Kind.COVER:
             raise InvoiceError("credit a charge of an invoice: neither storm cover nor a credit note can be credited")
@@ -59,7 +60,8 @@ def left_of(line: InvoiceLineItem) -> int:
     lines = InvoiceLineItem.objects.filter(
         invoice=line.invoice_id, kind=InvoiceLineItem.Kind.COVER, service=line.service_id, path=line.path, cdn=line.cdn
     )
-    covered = sum(lines.values_list("amount_minor", flat=True)) if line.service_id else 0
+    is_usage = line.kind == InvoiceLineItem.Kind.USAGE  # which is all that cover takes something off
+    covered = sum(lines.values_list("amount_minor", flat=True)) if is_usage else 0
     return max(line.amount_minor - covered - credited_of(line), 0)
 
 
@@ -91,7 +93,11 @@ def credit_excess(invoice: Invoice, now: datetime) -> Invoice | None:
 
 
 def write(invoice: Invoice, credits: Sequence[Credit], reason: str, text: str, by: str, now: datetime) -> Invoice:
-    """Issue a credit note for these lines. Call it in a transaction that holds the invoice's row."""
+    """Issue a credit note for these lines. Call it in a transaction that holds the customer's row and the invoice's, and
+    read it after that. Raises InvoiceError for one that was never issued, or was taken back.
+    """
+    if invoice.state in (Invoice.State.DRAFT, Invoice.State.VOID):
+        raise InvoiceError(f"only an issued invoice can be credited; {invoice} is {invoice.state}")
     subtotal = sum(credit.amount_minor for credit in credits)
     taxes = _taxes(invoice, credits)
     tax = sum(t.tax_minor for t in taxes)
@@ -125,17 +131,24 @@ def write(invoice: Invoice, credits: Sequence[Credit], reason: str, text: str, b
 
 
 def recount(invoice_id: int, now: datetime) -> None:
-    """Make an invoice's sums those of its documents; one that has nothing left to pay is paid. Call it under its lock."""
+    """Make an invoice's sums those of its documents: one with nothing left to pay is paid, and one that was is open again
+    where something is due once more. Call it under its lock.
+    """
     notes = Invoice.objects.filter(corrects=invoice_id).exclude(state=Invoice.State.VOID)
     credited = notes.aggregate(sum=Sum("total_minor"))["sum"] or 0
     paid = sum(Invoice.objects.get(pk=invoice_id).payments.values_list("amount_minor", flat=True))
     Invoice.objects.filter(pk=invoice_id).update(credited_minor=credited, paid_minor=paid)
-    settled = Invoice.objects.filter(
-        pk=invoice_id, state=Invoice.State.OPEN, kind=Invoice.Kind.INVOICE, total_minor__lte=F("paid_minor") + F("credited_minor")
-    )  # fmt: skip
-    for row in settled.only("id", "number", "customer_id"):
-        settled.update(state=Invoice.State.PAID, settled_at=now)
+    row = Invoice.objects.only("id", "number", "customer_id", "state", "kind", "total_minor").get(pk=invoice_id)
+    if row.kind != Invoice.Kind.INVOICE:
+        return
+    is_due = row.total_minor > paid + credited
+    if row.state == Invoice.State.OPEN and not is_due:
+        Invoice.objects.filter(pk=invoice_id).update(state=Invoice.State.PAID, settled_at=now)
         Event.record("invoice.paid", row, f"{row.number} is paid", customer_id=row.customer_id, number=row.number)
+    elif row.state == Invoice.State.PAID and is_due:
+        Invoice.objects.filter(pk=invoice_id).update(state=Invoice.State.OPEN, settled_at=None)
+        said = f"{row.number} is open again: something of it is due once more"
+        Event.record("invoice.reopened", row, said, customer_id=row.customer_id, number=row.number)
 
 
 def parties(customer: Customer) -> dict[str, str]:

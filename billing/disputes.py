@@ -60,7 +60,15 @@ def withdraw(dispute: Dispute, by: str, now: datetime) -> Dispute:
     return row
 
 
+def close_all_of(invoice: Invoice, by: str, now: datetime) -> None:
+    """The invoice is void, so there is nothing left to object to. Call it in a transaction that holds the customer's row."""
+    for row in Dispute.objects.filter(line__invoice=invoice, state=State.OPEN).select_related("line__invoice"):
+        _answer(row, State.WITHDRAWN, "the invoice was taken back; what replaces it can be disputed anew", by, now)
+
+
 def _open(dispute: Dispute) -> Dispute:
+    # The customer's row first, as everybody does who writes money.
+    Customer.objects.select_for_update(no_key=True).get(pk=dispute.customer_id)
     row = Dispute.objects.select_for_update(of=("self",)).select_related("line__invoice").get(pk=dispute.pk)
     if row.state != State.OPEN:
         raise InvoiceError(f"the dispute is {row.state} already")

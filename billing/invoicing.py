@@ -12,9 +12,10 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import OperationalError, connection, transaction
 from django.db.backends.postgresql.psycopg_any import DateTimeTZRange, Jsonb
+from django.db.models import F
 
 from billing import bill as billing_bill
-from billing import corrections, cover, credits
+from billing import corrections, cover, credits, disputes
 from billing.bill import BillLine
 from billing.cover import zulu
 from billing.drafting import Draft, Pending, Run, compute, stored_cost
@@ -408,6 +409,9 @@ def _issue(invoices: Sequence[Invoice], now: datetime, approved_by: str = "") ->
     )  # fmt: skip
     for row in ordered:
         credits.credit_excess(row, now)
+        if row.total_minor <= 0:  # nobody will pay it
+            credits.recount(row.pk, now)
+            row.refresh_from_db(fields=["state", "settled_at"])
     fault_point("billing.finalized")
 
 
@@ -420,7 +424,10 @@ def void(invoice: Invoice, reason: str, by: str, now: datetime) -> Invoice:
     Raises InvoiceError once it was paid, or has corrections of its own: those are settled by a credit note.
     """
     with transaction.atomic():
-        row = Invoice.objects.select_for_update().get(pk=invoice.pk)
+        # Whoever drafts or corrects holds it: what is billed or booked meanwhile must be seen here.
+        Customer.objects.select_for_update(no_key=True).get(pk=invoice.customer_id)
+        own = [pk for pk in (invoice.pk, invoice.corrects_id) if pk]
+        row = {r.pk: r for r in Invoice.objects.filter(pk__in=own).order_by("pk").select_for_update()}[invoice.pk]
         if row.state != Invoice.State.OPEN:
             raise InvoiceError(f"only an open invoice can be voided; {row} is {row.state}")
         if row.paid_minor:
@@ -435,6 +442,7 @@ def void(invoice: Invoice, reason: str, by: str, now: datetime) -> Invoice:
         Invoice.objects.final().filter(lines__corrections__invoice=row).exclude(pk=row.pk).update(stale_at=now)
         if row.corrects_id:
             credits.recount(row.corrects_id, now)
+        disputes.close_all_of(row, by, now)
         _tell(row, "voided", f"{row} is void: {reason}", by)
     return row
 
@@ -470,8 +478,9 @@ def remind(now: datetime) -> int:
     for step, after in enumerate(REMIND_AFTER, 1):
         with transaction.atomic():
             late = Invoice.objects.filter(
-                state=Invoice.State.OPEN, kind=Invoice.Kind.INVOICE, due_at__lte=now - after, reminders__lt=step
-            )
+                state=Invoice.State.OPEN, kind=Invoice.Kind.INVOICE, due_at__lte=now - after, reminders__lt=step,
+                total_minor__gt=F("paid_minor") + F("credited_minor"),
+            )  # fmt: skip
             rows = list(late.select_for_update(skip_locked=True).defer("inputs", "extras", "decisions"))
             Invoice.objects.filter(pk__in=[row.pk for row in rows]).update(reminders=step)
             Event.objects.bulk_create(

@@ -85,6 +85,7 @@ _PUBLIC = {
     "invoice.drafted": "The draft of a month changed.",
     "invoice.finalized": "An invoice was issued.",
     "invoice.paid": "An invoice has nothing left to pay.",
+    "invoice.reopened": "An invoice that was paid is due again: a credit note of it was taken back.",
     "invoice.voided": "An invoice was taken back.",
     "invoice.marked_uncollectible": "An invoice was given up.",
     "invoice.payment_overdue": "An invoice is past its due date.",

@@ -58,7 +58,11 @@ class ApiKeySerializer(StrictSerializer):
 class IssuedKeySerializer(ApiKeySerializer):
     """A key that was just made, with the key itself."""
 
-    secret = serializers.CharField(read_only=True, help_text="The key. Keep it: it is not shown again.")
+    secret = serializers.CharField(
+        read_only=True,
+        allow_null=True,
+        help_text="The key. Keep it: it is not shown again, and null where an Idempotency-Key repeats the answer.",
+    )
 
     class Meta(ApiKeySerializer.Meta):
         fields = [*ApiKeySerializer.Meta.fields, "secret"]

@@ -131,7 +131,11 @@ class WebhookEndpointSerializer(StrictSerializer):
 class NewWebhookEndpointSerializer(WebhookEndpointSerializer):
     """An endpoint whose secret was just made."""
 
-    secret = serializers.CharField(read_only=True, help_text="whsec_…: what signatures are checked with; shown once.")
+    secret = serializers.CharField(
+        read_only=True,
+        allow_null=True,
+        help_text="whsec_…: what signatures are checked with; shown once, and null where an Idempotency-Key repeats the answer.",
+    )
 
     class Meta(WebhookEndpointSerializer.Meta):
         fields = [*WebhookEndpointSerializer.Meta.fields, "secret"]

@@ -146,6 +146,16 @@ def test_an_amendment_that_has_not_begun_can_be_withdrawn() -> None:
     assert Event.objects.filter(kind="contract.amendment_withdrawn").count() == 1
 
 
+def test_drafts_do_not_keep_an_amendment_from_being_withdrawn() -> None:
+    customer, _ = billed_customer(premium=Decimal(100))
+    new = amending.amend(Contract.objects.get(), {"premium": Decimal(50)}, at(20), "ann", "less", at(10))
+    invoicing.draft_all(MARCH, at(10))
+    assert Invoice.objects.drafts().filter(contract=new).exists()
+    amending.withdraw(new, "ann", "a mistake", at(11))
+    invoicing.draft_all(MARCH, at(11))
+    assert [draft.total_minor for draft in Invoice.objects.filter(customer=customer)] == [100_00]
+
+
 def test_a_contract_retires_with_notice() -> None:
     contract = factories.contract()
     with pytest.raises(ValidationError, match="The earliest is 2026-03-24 10:15 UTC"):
@@ -286,6 +296,14 @@ def test_postponing_costs_the_same_for_many() -> None:
         return len(captured)
 
     assert queries(1) == queries(12)
+
+
+def test_none_of_many_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amending, "MOST_AT_ONCE", 2)
+    insured_ones = [insured() for _ in range(5)]
+    factories.incident(cdn=insured_ones[-1][0].cdn, started_at=NOTICED - timedelta(hours=1))
+    assert amending.postpone(NOTICED) == 1
+    assert begins(insured_ones[-1][1]) == NOTICED + timedelta(minutes=15)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 
-from billing import disputes, invoicing
+from billing import credits, disputes, invoicing
 from billing.models import Dispute, Invoice, InvoiceLineItem
 from billing.problems import InvoiceError
 from customers.models import Event
@@ -107,16 +108,41 @@ def test_only_lines_of_issued_invoices_are_disputed() -> None:
 def test_many_at_once_open_one_and_settle_once() -> None:
     of = line()
 
-    def once(act: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                act()
-            except InvoiceError:
-                return
-
-        return run
-
-    run_together(*[once(lambda: opened(of))] * 4)
+    run_together(*[lambda: _try(lambda: opened(of))] * 4)
     dispute = Dispute.objects.get()
-    run_together(*[once(lambda: disputes.accept(dispute, 5_00, "yes", "ann", APRIL_3))] * 4)
+    run_together(*[lambda: _try(lambda: disputes.accept(dispute, 5_00, "yes", "ann", APRIL_3))] * 4)
     assert Invoice.objects.filter(kind="credit_note").count() == 1
+
+
+def test_what_is_taken_back_has_no_disputes_and_no_credit_notes() -> None:
+    invoice = issued()
+    usage = invoice.lines.get(kind="usage")
+    dispute = opened(usage)
+    invoicing.void(invoice, "the wrong price", "ann", APRIL_3)
+    dispute.refresh_from_db()
+    assert (dispute.state, dispute.answered_by) == ("withdrawn", "ann")
+    assert "can be disputed anew" in dispute.answer
+    with pytest.raises(InvoiceError, match="withdrawn already"):
+        disputes.accept(dispute, 1_00, "ok", "ann", APRIL_3)
+    with pytest.raises(InvoiceError, match="is void"):
+        credits.credit_line(usage, 1_00, "goodwill", "never mind", "ann", APRIL_3)
+    assert not Invoice.objects.filter(kind="credit_note").exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dispute_is_accepted_or_its_invoice_taken_back_and_never_both() -> None:
+    invoice = issued()
+    dispute = opened(invoice.lines.get(kind="usage"))
+    run_together(
+        lambda: _try(lambda: disputes.accept(dispute, 1_00, "ok", "ann", APRIL_3)),
+        lambda: _try(lambda: invoicing.void(invoice, "the wrong price", "bob", APRIL_3)),
+    )
+    dispute.refresh_from_db()
+    invoice.refresh_from_db()
+    notes = Invoice.objects.filter(kind="credit_note").count()
+    assert (dispute.state, invoice.state, notes) in [("accepted", "open", 1), ("withdrawn", "void", 0)]
+
+
+def _try(act: Callable[[], object]) -> None:
+    with contextlib.suppress(InvoiceError):
+        act()

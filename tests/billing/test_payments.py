@@ -12,7 +12,8 @@ from billing import credits, invoicing, payments
 from billing.models import Invoice, Payment
 from billing.problems import InvoiceError
 from customers.models import Event
-from tests.billing.story import APRIL_3, GB, MARCH, at, billed_customer, use
+from tests import factories
+from tests.billing.story import APRIL_3, GB, MARCH, at, billed_customer, storm, use
 from tests.together import run_together
 
 pytestmark = pytest.mark.django_db
@@ -149,3 +150,50 @@ def test_many_at_once_never_pay_too_much() -> None:
     run_together(*[lambda n=n: some(n) for n in range(8)])  # type: ignore[misc]
     invoice.refresh_from_db()
     assert (invoice.paid_minor, Payment.objects.count()) == (60_00, 1)
+
+
+def test_an_invoice_whose_credit_note_is_taken_back_is_due_again() -> None:
+    invoice = issued(100)
+    note = credits.credit_line(invoice.lines.get(), invoice.total_minor, "billing_error", "oops", "ann", APRIL_3)
+    invoice.refresh_from_db()
+    assert (invoice.state, invoice.due_minor) == ("paid", 0)
+    invoicing.void(note, "it was right", "ann", APRIL_3)
+    invoice.refresh_from_db()
+    assert (invoice.state, invoice.due_minor, invoice.settled_at) == ("open", 10_00, None)
+    assert list(
+        Event.objects.filter(kind__in=["invoice.paid", "invoice.reopened"])
+        .order_by("id")
+        .values_list("kind", flat=True)
+    ) == [
+        "invoice.paid",
+        "invoice.reopened",
+    ]
+    assert invoicing.remind(APRIL_3 + timedelta(days=60)) == 3
+    pay(invoice, 10_00)
+    invoice.refresh_from_db()
+    assert invoice.state == "paid"
+
+
+def test_an_invoice_over_nothing_is_paid_at_once_and_nobody_is_asked_for_it() -> None:
+    free = [{"up_to": "1000", "per_unit": "0"}, {"up_to": None, "per_unit": "0.1"}]
+    customer, service = billed_customer(rate_card=factories.rate_card(primary_tiers=free))
+    use(service, "primary", at(5, 9), 100 * GB)
+    [draft] = invoicing.draft(customer, MARCH, APRIL_3)
+    invoice = invoicing.finalize(draft, APRIL_3)
+    assert (invoice.state, invoice.total_minor) == ("paid", 0)
+    assert invoicing.remind(APRIL_3 + timedelta(days=60)) == 0
+
+
+def test_cover_is_taken_off_usage_alone() -> None:
+    card = factories.rate_card(per_10k_requests={"backup": "1"})
+    customer, service = billed_customer(rate_card=card)
+    use(service, "backup", at(5, 9, 30), 100 * GB, requests=100_000)
+    storm(service, at(5, 9), at(5, 10))
+    [draft] = invoicing.draft(customer, MARCH, APRIL_3)
+    lines = {line.kind: line for line in invoicing.finalize(draft, APRIL_3).lines.all()}
+    assert {kind: line.amount_minor for kind, line in lines.items()} == {
+        "usage": 20_00,
+        "requests": 10_00,
+        "cover": 10_00,
+    }
+    assert (credits.left_of(lines["usage"]), credits.left_of(lines["requests"])) == (10_00, 10_00)

@@ -84,6 +84,8 @@ def describe(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     for operations in result["paths"].values():
         for verb, operation in operations.items():
             _parameters(verb, operation)
+            if verb == "get":
+                operation["responses"]["304"] = {"description": "It is still what If-None-Match says."}
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 _give_example(content, components["schemas"], "request")
             for status, response in operation["responses"].items():
@@ -105,7 +107,7 @@ def _headers(verb: str, status: str, response: dict[str, Any], schemas: Mapping[
     content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
     if status == "429":
         names.append("Retry-After")
-    if status in ("200", "201") and verb in ("get", "post", "patch"):
+    if status in ("200", "201", "304") and verb in ("get", "post", "patch"):
         names.append("ETag")
     if verb == "get" and status == "200" and _resolved(content.get("schema", {}), schemas).get("type") == "array":
         names.append("Link")
