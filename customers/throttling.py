@@ -11,7 +11,7 @@ from rest_framework.throttling import BaseThrottle
 
 from customers.models import ApiKey
 from tranche_site.floor import rate_limit
-from tranche_site.floor.addresses import address_of
+from tranche_site.floor.addresses import network_of
 from tranche_site.floor.rate_limit import Quota, Verdict
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def note_bad_key(request: HttpRequest) -> None:
 
 
 def _of_address(request: HttpRequest) -> Quota:
-    return Quota("address", address_of(request), settings.API_RATE_PER_ADDRESS)
+    return Quota("address", network_of(request), settings.API_RATE_PER_ADDRESS)
 
 
 def _remember(request: HttpRequest, verdict: Verdict) -> None:

@@ -62,6 +62,14 @@ class ApiView(APIView):
         actions: dict[str, str] = getattr(self, "action_map", None) or {}
         return actions.get((request.method or "").lower(), "")
 
+    def check_permissions(self, request: Request) -> None:
+        """What is refused counts as well: it costs as much."""
+        super().check_throttles(request)
+        super().check_permissions(request)
+
+    def check_throttles(self, request: Request) -> None:
+        """It was counted before permissions were asked for."""
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         self._check_query(request)

@@ -349,7 +349,7 @@ def _store(record_set: RecordSet, checks: Sequence[Check], now: datetime) -> Non
         if was_armed != (row.armed_at is not None):
             row.is_restless = True
             word = "armed" if row.armed_at else "disarmed"
-            why = f": {row.unarmed_reason}" if row.unarmed_reason else ""
+            why = f": {row.for_customer(row.unarmed_reason)}" if row.unarmed_reason else ""
             Event.record(f"domain.{word}", row.domain, f"{row.domain} is {word}{why}", customer_id=row.customer_id)
         if (
             row.next_check_at == record_set.next_check_at

@@ -30,6 +30,8 @@ from tranche_site.floor.json_fields import Text, WallTime
 from tranche_site.floor.problems import Conflict
 
 CHECK_AGAIN = timedelta(seconds=5)
+MOST_UNPROVEN = 100
+"""Hostnames of one customer that wait for their proof."""
 """A proof asks many servers: how soon a customer may have that done again for one domain."""
 
 
@@ -100,6 +102,14 @@ class DomainSerializer(StrictSerializer):
         if others.filter(hostname=hostname).exists():
             raise Conflict({"hostname": ["Another customer has proven this hostname."]}, "taken")
         return hostname
+
+    def create(self, validated_data: dict[str, Any]) -> ServiceDomain:
+        """Proofs are looked for one after the other: no customer's claims are to keep others waiting."""
+        mine = ServiceDomain.objects.live().filter(customer=customer_of(self.context["request"]), verified_at=None)
+        if mine.count() >= MOST_UNPROVEN:
+            raise Conflict(f"{MOST_UNPROVEN} hostnames wait for their proof: prove or delete some first.", "too_many")
+        made: ServiceDomain = super().create(validated_data)
+        return made
 
 
 class DomainFilter(FilterSet):

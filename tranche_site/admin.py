@@ -27,6 +27,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from tranche_site import roles
 from tranche_site.console import access_pages, audit_admin, digest_admin, pages, paging_admin  # noqa: F401  their admins register themselves
+from tranche_site.floor import access
 from tranche_site.floor.console_admin import (
     InfinitePaginator,
     ModelAdmin,
@@ -51,6 +52,7 @@ def _is_superuser(request: HttpRequest) -> bool:
 
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
+    writing_is_dangerous = True
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -82,6 +84,10 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc]
         access_pages.reset_second_factor(user)
         self.log_change(request, user, f"Reset the second factor: {form.cleaned_data['reason']}")
         return settled(request, self.url_of(user), f"{user} sets up another second factor with the next log-in.")
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        answer: HttpResponse = access.ask_again(request) or super().user_change_password(request, id, form_url)
+        return answer
 
     def has_reset_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm("auth.change_user")
@@ -121,7 +127,7 @@ class SavedViewAdmin(ReadOnly):
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
-    pass
+    writing_is_dangerous = True
 
 
 @admin.register(LogEntry)
@@ -187,6 +193,7 @@ class PeriodicTaskForm(beat.PeriodicTaskForm):
 
 @admin.register(PeriodicTask)
 class PeriodicTaskAdmin(beat.PeriodicTaskAdmin, ModelAdmin):
+    writing_is_dangerous = True
     form = PeriodicTaskForm
     change_form_template = None  # theirs has a script within, which our pages do not run
     list_display = ["name", "task", "enabled", "scheduler", "last_run_at", "total_run_count"]

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from django.db import connection, transaction
 from django.db.models import Model
 from drf_spectacular.utils import extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
+from rest_framework.exceptions import Throttled
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,7 +19,7 @@ from rest_framework.views import APIView
 
 from customers.authentication import HasScope
 from customers.models import ApiKey
-from customers.scoped import OwnRow, Scoped, Strict
+from customers.scoped import OwnRow, Scoped, Strict, customer_of
 from customers.views import ApiViewSet
 from services.models import Service
 from storms import terms
@@ -29,6 +31,7 @@ from tranche_site import backtests
 from tranche_site.backtests import Backtest
 
 MAX_DAYS = 31
+WAIT_SECONDS = 5
 
 
 def _choices(model: type[Model], name: str) -> list[Any]:
@@ -227,11 +230,21 @@ class BacktestViewSet(Scoped, ApiViewSet):
         """What a policy would have done over recorded samples, as long as they are kept: storms, findings and money."""
         asked = QuestionSerializer(data=request.data, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
-        try:
-            backtest = backtests.run(**asked.validated_data)
-        except TooMuch as error:
-            raise serializers.ValidationError({"start": [f"There are {error}."]}) from None
+        with transaction.atomic():
+            if not _is_alone(customer_of(request).pk):
+                raise Throttled(WAIT_SECONDS, "A backtest of yours is running: they take turns.")
+            try:
+                backtest = backtests.run(**asked.validated_data)
+            except TooMuch as error:
+                raise serializers.ValidationError({"start": [f"There are {error}."]}) from None
         return Response(BacktestSerializer(_flat(backtest)).data)
+
+
+def _is_alone(customer: int) -> bool:
+    """One at a time of each customer: it is seconds of a core, and web has few. Until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext('tranche.backtest'), %s)", [customer])
+        return bool(cursor.fetchone()[0])
 
 
 def _flat(backtest: Backtest) -> dict[str, Any]:

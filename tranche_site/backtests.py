@@ -13,7 +13,7 @@ from storms.models import StormPolicy
 from storms.recordings import Recording
 from storms.verdicts import Policy
 
-MOST_WORK = 200_000
+MOST_WORK = 40_000
 """Looks times series: a storm that rages for days is looked at all the time, and a request is some seconds of work at most."""
 
 

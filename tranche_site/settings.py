@@ -80,7 +80,7 @@ SECOND_FACTOR_HOURS = env.int("SECOND_FACTOR_HOURS", default=72)
 AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURES", default=5)
 AXES_COOLOFF_TIME = timedelta(minutes=env.int("LOGIN_LOCKED_MINUTES", default=15))
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_CLIENT_IP_CALLABLE = "tranche_site.floor.addresses.address_of"
+AXES_CLIENT_IP_CALLABLE = "tranche_site.floor.addresses.network_of"
 AXES_LOCKOUT_TEMPLATE = "console/locked_out.html"
 AXES_RESET_ON_SUCCESS = True
 AXES_ENABLE_ADMIN = False  # the console has pages of its own for it
@@ -321,6 +321,10 @@ PROBE_PORTS = env.list("PROBE_PORTS", cast=int, default=[80, 443])
 PROBE_ALLOW_PRIVATE = env.bool("PROBE_ALLOW_PRIVATE", default=False)
 # The same for the stores that CDNs' logs are fetched from.
 LOGS_ALLOW_PRIVATE = env.bool("LOGS_ALLOW_PRIVATE", default=False)
+# Below these, sources of logs may be directories of the machine that reads them; the embedded stack has the demo world's.
+LOG_DIRECTORIES = env.list(
+    "LOG_DIRECTORIES", default=[str(TRANCHE_HOME / "demo" / "logs")] if EMBEDDED_POSTGRES else []
+)
 # The same for customers' webhooks, which may then be called without TLS as well.
 WEBHOOKS_ALLOW_PRIVATE = env.bool("WEBHOOKS_ALLOW_PRIVATE", default=False)
 # The same for the APIs of customers' own DNS servers, which may then be called without TLS as well.

@@ -5,9 +5,11 @@ from django.views.generic import RedirectView
 
 from dns import beacon
 from tranche_site import health, metrics
+from tranche_site.console import access_pages
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
+    path("admin/password_change/", admin.site.admin_view(access_pages.password_change)),
     path("admin/", admin.site.urls),
     path("v1/", include("tranche_site.api")),
     path("beacon/<str:token>", beacon.answer),

@@ -86,6 +86,7 @@ class SourceForm(Form):
 
 @admin.register(UsageSource)
 class UsageSourceAdmin(ModelAdmin):
+    writing_is_dangerous = True
     form = SourceForm
     list_display = ["name", "customer", "cdn", "what", "where", "enabled", "behind", "state"]
     list_select_related = ["customer", "cdn"]

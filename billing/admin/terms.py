@@ -52,6 +52,8 @@ def _state(row: Contract | Prices) -> str:
 
 
 class _Kept(ModelAdmin):
+    writing_is_dangerous = True
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
@@ -400,8 +402,6 @@ class CoverRulingAdmin(_Kept):
     fields = ["storm", "said", "reason", ("ruled_by", "ruled_at")]
     readonly_fields = ["said"]
     empty_hint = "Witnesses decide whether a storm pays. Where they are silent or wrong, add a person’s word."
-
-    adding_is_dangerous = True
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from django.conf import settings
+
 from billing.sources.contract import Access, ListedObject, ObjectGone, Place, Problem, SourceUnavailable, Vendor
 from billing.sources.names import is_ignored
 
@@ -77,9 +79,22 @@ def _key(name: str) -> str:
 def _problems(access: Access) -> Iterator[Problem]:
     if not access.location.startswith("/"):
         yield "location", "Name a directory from the root on, such as /var/log/cdn."
+    elif not _is_allowed(Path(access.location)):
+        yield (
+            "location",
+            f"It lies in none of LOG_DIRECTORIES ({', '.join(settings.LOG_DIRECTORIES) or 'none is set'}).",
+        )
+
+
+def _is_allowed(path: Path) -> bool:
+    """Wherever links lead: whoever may name a directory could else read this machine's own files by their lines."""
+    there = path.resolve()
+    return any(there.is_relative_to(Path(root).resolve()) for root in settings.LOG_DIRECTORIES)
 
 
 def _place(access: Access, now: datetime) -> Directory:
+    if not _is_allowed(Path(access.location)):
+        raise SourceUnavailable(f"{access.location} lies in none of LOG_DIRECTORIES")
     return Directory(Path(access.location))
 
 

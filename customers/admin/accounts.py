@@ -26,6 +26,7 @@ from tranche_site.floor.console_admin import (
     SoftDelete,
     action,
     confirmed,
+    dangerous_action,
     display,
     settled,
 )
@@ -118,6 +119,7 @@ class CustomerAdmin(SoftDelete):
     def has_issue_key_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm("customers.add_apikey")
 
+    @dangerous_action
     @action(
         description="Issue API key",
         url_path="issue-key",

@@ -50,7 +50,10 @@ class ApiKeySerializer(StrictSerializer):
         customer = customer_of(self.context["request"])
         if ApiKey.objects.usable(timezone.now()).filter(customer=customer).count() >= MOST_KEYS:
             raise Conflict(f"There are {MOST_KEYS} keys in use: revoke one first.", "too_many")
-        key, secret = ApiKey.issue(customer, **validated_data)
+        # What a key makes ends with it: else a key that was lent for a day would make one for ever.
+        mine, asked = _asker(self.context["request"]).expires_at, validated_data.get("expires_at")
+        ends = min(filter(None, (mine, asked)), default=None)
+        key, secret = ApiKey.issue(customer, **validated_data | {"expires_at": ends})
         key.secret = secret  # type: ignore[attr-defined]  # for this one answer
         return key
 
@@ -103,14 +106,18 @@ class ApiKeyViewSet(ReadViewSet, mixins.CreateModelMixin, mixins.DestroyModelMix
         now = timezone.now()
         if not old.is_usable(now):
             raise Conflict("This key is expired or revoked: issue a new one.", "not_usable")
-        if set(old.scopes) - set(_asker(request).scopes):
-            raise PermissionDenied("That key may do what yours may not.")
+        self._refuse_stronger(old)
         new, secret = old.rotate(now, timedelta(seconds=asked.validated_data["overlap_seconds"]))
         new.secret = secret
         made = IssuedKeySerializer(new, context=self.get_serializer_context())
         return Response(made.data, status=status.HTTP_201_CREATED, headers={"Cache-Control": "no-store"})
 
+    def _refuse_stronger(self, key: ApiKey) -> None:
+        if set(key.scopes) - set(_asker(self.request).scopes):
+            raise PermissionDenied("That key may do what yours may not.")
+
     def perform_destroy(self, instance: ApiKey) -> None:
+        self._refuse_stronger(instance)
         instance.revoke(timezone.now())
 
 

@@ -135,6 +135,7 @@ class TroubleFilter(admin.SimpleListFilter):
 
 @admin.register(DnsAccount)
 class DnsAccountAdmin(Shared):
+    writing_is_dangerous = True
     form = AccountForm
     list_display = ["name", "vendor", "state", "customer", "calls", "created_at"]
     list_select_related = ["customer"]

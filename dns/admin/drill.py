@@ -51,6 +51,7 @@ class DrillForm(Form):
 
 @admin.register(Drill)
 class DrillAdmin(OperatorsOwn):
+    writing_is_dangerous = True
     form = DrillForm
     list_display = ["owner", "state_label", "size", "outcome", "when", "by"]
     list_select_related = ["service", "customer", "created_by"]

@@ -32,7 +32,7 @@ class InForceFilter(admin.SimpleListFilter):
 
 
 class _InForce(OperatorsOwn):
-    adding_is_dangerous = True
+    writing_is_dangerous = True
     list_filter = [InForceFilter, ("service", AutocompleteSelectFilter)]
 
     def save_model(self, request: HttpRequest, obj: Any, form: forms.ModelForm, change: bool) -> None:

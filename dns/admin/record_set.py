@@ -158,6 +158,7 @@ class ReleaseForm(ReasonForm):
 
 @admin.register(RecordSet)
 class RecordSetAdmin(Shared):
+    writing_is_dangerous = True
     form = RecordSetForm
     list_display = ["name", "account", "armed", "stands", "observed", "ttl", "observed_at"]
     list_select_related = ["domain__service", "account"]

@@ -46,6 +46,7 @@ class SteeringTermsForm(Form):
 
 @admin.register(SteeringTerms)
 class SteeringTermsAdmin(TellsCustomers):
+    writing_is_dangerous = True
     form = SteeringTermsForm
     list_display = ["owner", "comes_home", "spread_label", "standing", "drills", "created_at"]
     list_select_related = ["service", "customer"]

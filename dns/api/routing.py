@@ -53,7 +53,7 @@ class RoutingSerializer(serializers.ModelSerializer[ServiceDomain]):
     is_armed = serializers.SerializerMethodField(
         help_text="Whether every must of the check list holds: nothing is written for a domain before that."
     )
-    unarmed_reason = serializers.CharField(source="record_set.unarmed_reason", allow_null=True)
+    unarmed_reason = serializers.SerializerMethodField()
     checks = serializers.SerializerMethodField(help_text="The check list; empty until it was gone through.")
     paths = serializers.SerializerMethodField(help_text="The paths that weights speak of, by id.")
     wanted_weights = serializers.SerializerMethodField()
@@ -86,10 +86,16 @@ class RoutingSerializer(serializers.ModelSerializer[ServiceDomain]):
         record_set = _record_set(domain)
         return record_set is not None and record_set.armed_at is not None
 
+    def get_unarmed_reason(self, domain: ServiceDomain) -> str | None:
+        record_set = _record_set(domain)
+        return record_set.for_customer(record_set.unarmed_reason) if record_set else None
+
     @extend_schema_field(CheckSerializer(many=True))
     def get_checks(self, domain: ServiceDomain) -> Any:
         record_set = _record_set(domain)
-        return CheckSerializer(record_set.checks if record_set else [], many=True).data
+        return CheckSerializer(
+            [_told(record_set, check) for check in record_set.checks] if record_set else [], many=True
+        ).data
 
     def get_is_left_alone(self, domain: ServiceDomain) -> bool:
         record_set = _record_set(domain)
@@ -113,6 +119,13 @@ class RoutingSerializer(serializers.ModelSerializer[ServiceDomain]):
     def get_change(self, domain: ServiceDomain) -> dict[str, Any] | None:
         newest = _newest(domain)
         return LiveChangeSerializer(newest).data if newest and newest.state in WeightChange.LIVE else None
+
+
+def _told(record_set: RecordSet, check: dict[str, Any]) -> dict[str, Any]:
+    if check["holds"]:
+        return check
+    name = check["name"]
+    return check | {"text": record_set.for_customer(f"{name}: {check['text']}").removeprefix(f"{name}: ")}
 
 
 def _record_set(domain: ServiceDomain) -> RecordSet | None:

@@ -20,6 +20,10 @@ ALIASABLE = (".cloudfront.net", ".awsglobalaccelerator.com")
 """Names that Route 53 serves as an alias, at an apex too."""
 
 
+ACCOUNT_CHECKS = ("permissions", "account", "zone")
+"""Lines of the check list whose text may be a vendor's own words about the account."""
+
+
 class RecordSetQuerySet(models.QuerySet["RecordSet"]):
     def live(self) -> RecordSetQuerySet:
         """Those that are steered: neither released nor of something deleted."""
@@ -110,6 +114,14 @@ class RecordSet(models.Model):
 
     def __str__(self) -> str:
         return f"{self.domain} at {self.account}"
+
+    def for_customer(self, reason: str) -> str:
+        """What a vendor says about an account that customers share names others' zones and our roles: they get a word for
+        it. `reason` is “check: text”.
+        """
+        check, _, _ = reason.partition(":")
+        is_theirs = self.account.customer_id == self.customer_id or check not in ACCOUNT_CHECKS
+        return reason if is_theirs else f"{check}: our DNS account is in trouble with it; we have been told"
 
     def has_apex_form(self, targets: list[str]) -> bool:
         """Whether each of these paths has a form that may stand at an apex: fixed addresses, or the vendor's alias."""

@@ -40,6 +40,7 @@ MAINTENANCE_COLOURS = {"now": "warning", "to come": "info", "over": "", "lifted"
 
 @admin.register(MaintenanceWindow)
 class MaintenanceWindowAdmin(TellsCustomers):
+    writing_is_dangerous = True
     form = MaintenanceForm
     list_display = [
         "subject",

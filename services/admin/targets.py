@@ -28,6 +28,7 @@ ROLE_COLOURS = {
 
 @admin.register(Target)
 class TargetAdmin(TellsCustomers):
+    writing_is_dangerous = True
     list_display = ["hostname_probed", "role_label", "rank", "cdn", "address", "port", "capacity", "enabled"]
     list_select_related = ["domain", "cdn"]
     list_filter = [

@@ -24,6 +24,7 @@ STATE_COLOURS = {"active": "success", "shadow": "info", "off": ""}
 
 @admin.register(VantagePoint)
 class VantagePointAdmin(ModelAdmin):
+    writing_is_dangerous = True
     list_display = ["name", "region", "network", "state_label", "sight", "last_probe_at"]
     list_filter = ["state", "region"]
     search_fields = ["name", "region", "network"]

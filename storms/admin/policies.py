@@ -74,6 +74,7 @@ class StormPolicyForm(Form):
 
 @admin.register(StormPolicy)
 class StormPolicyAdmin(TellsCustomersOfDeletion):
+    writing_is_dangerous = True
     form = StormPolicyForm
     list_display = ["service", "customer", "kind", "mode_label", "threshold", "window", "cooldown", "version"]
     list_select_related = ["service", "customer"]

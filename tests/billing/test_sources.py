@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from django.core.exceptions import ValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.backends import get_backend
@@ -402,3 +403,23 @@ def test_usage_is_collected_from_a_bucket(s3: Any, store: str) -> None:
     assert not metering.collect(source, apply=True, now=NOW).objects
     assert UsageBucket.objects.get().requests == 2
     assert sorted(LogObject.objects.values_list("state", flat=True)) == ["counted", "replaced"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("how", ["plainly", "by a link", "by dots"])
+def test_a_directory_beside_those_that_are_allowed_is_no_source(tmp_path: Path, settings: Any, how: str) -> None:
+    logs, secrets = tmp_path / "logs", tmp_path / "secrets"
+    for place in (logs, secrets):
+        place.mkdir()
+        (place / "a.log").write_text("{}\n")
+    settings.LOG_DIRECTORIES = [str(logs)]
+    (logs / "link").symlink_to(secrets)
+    location = {"plainly": secrets, "by a link": logs / "link", "by dots": f"{logs}/../secrets"}[how]
+    source = UsageSource(
+        name="s", cdn=factories.cdn(), kind="directory", format="cloudflare_logpush", location=str(location)
+    )
+    with pytest.raises(ValidationError, match="LOG_DIRECTORIES"):
+        source.full_clean()
+    source.save()  # by somebody who asks nobody
+    [report] = metering.collect_all(apply=True, now=datetime.now(UTC))
+    assert "LOG_DIRECTORIES" in report.error and not LogObject.objects.exists()

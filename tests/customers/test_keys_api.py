@@ -95,3 +95,20 @@ def test_revoked_it_is_refused_with_the_next_request(owner: Customer) -> None:
     assert master(owner).delete(f"/v1/api-keys/{key.pk}").status_code == 204
     key.refresh_from_db()
     assert key.revoked_at == first
+
+
+def test_what_a_key_makes_ends_with_it(owner: Customer) -> None:
+    soon = timezone.now() + timedelta(minutes=5)
+    lent = with_key(factories.api_key(owner, ("read", "keys"), expires_at=soon))
+    for asked in ({}, {"expires_at": (soon + timedelta(days=9)).isoformat()}):
+        made = lent.post("/v1/api-keys", {"name": "for ever", "scopes": ["read"], **asked}, format="json")
+        assert made.status_code == 201
+        assert ApiKey.objects.get(pk=made.json()["id"]).expires_at == soon
+
+
+def test_a_key_revokes_none_that_may_do_more(owner: Customer) -> None:
+    weak = master(owner, "read", "keys")
+    strong = ApiKey.issue(owner, "strong", ["read", "steer"])[0]
+    assert weak.delete(f"/v1/api-keys/{strong.pk}").status_code == 403
+    strong.refresh_from_db()
+    assert strong.revoked_at is None

@@ -287,3 +287,21 @@ def test_drills_of_no_sense_are_refused(
 def test_what_is_not_steered_is_not_drilled(client: APIClient, owner: Customer) -> None:
     answer = client.post("/v1/drills", {"service": factories.service(customer=owner).pk})
     assert (answer.status_code, answer.json()["detail"]) == (400, "None of its domains is steered.")
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_what_a_vendor_says_of_a_shared_account_is_not_for_its_customers(client_of: Any, is_shared: bool) -> None:
+    record_set = factories.record_set()
+    said = "User: arn:aws:sts::111122223333:assumed-role/ours may not ChangeResourceRecordSets on hostedzone/ZOTHER"
+    account = record_set.account
+    account.customer = None if is_shared else record_set.customer
+    account.save()
+    check = {"name": "permissions", "holds": False, "text": said, "advice": "", "is_must": True, "is_unclear": False}
+    record_set.checks = [check, check | {"name": "proof", "text": "the TXT record is gone"}]
+    record_set.armed_at, record_set.unarmed_reason = None, f"permissions: {said}"
+    record_set.save()
+    [told] = client_of(record_set.customer).get("/v1/routing").json()
+    assert ("arn:aws" in str(told)) is not is_shared
+    assert told["checks"][1]["text"] == "the TXT record is gone"
+    if is_shared:
+        assert told["unarmed_reason"] == "permissions: our DNS account is in trouble with it; we have been told"

@@ -545,3 +545,26 @@ def test_a_list_costs_the_same_however_long(client: APIClient, owner: Customer, 
         make()
     assert len(client.get(f"/v1/{path}").json()) == 20
     assert queries_of(client, f"/v1/{path}") == one == 2
+
+
+def test_no_customers_claims_keep_others_waiting(client_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.api.MOST_UNPROVEN", 2)
+    service = factories.service()
+    client = client_of(service.customer)
+    factories.domain(service=service)  # proven
+    answers = [
+        client.post("/v1/domains", {"service": service.pk, "hostname": f"www{n}.example.net"}, format="json")
+        for n in range(3)
+    ]
+    assert [answer.status_code for answer in answers] == [201, 201, 409]
+    assert answers[2].json()["code"] == "too_many"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_a_number_beyond_all_numbers_is_refused(client_of: Any, number: str) -> None:
+    service = factories.service()
+    client = client_of(service.customer)
+    said = f'{{"name": "x", "interval_seconds": {number}}}'
+    assert client.post("/v1/services", said, content_type="application/json").status_code == 400
+    said = f'{{"service": {number}, "hostname": "www.example.net"}}'
+    assert client.post("/v1/domains", said, content_type="application/json").status_code == 400

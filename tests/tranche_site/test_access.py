@@ -395,3 +395,59 @@ def test_every_answer_says_what_a_page_may_load(ann: User) -> None:
 def test_the_reader_of_the_document_has_no_script_of_its_own_in_the_page(ann: User) -> None:
     page = Client().get("/v1/docs").content.decode()
     assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
+
+
+# --- what else a password guards --------------------------------------------------------------------------------------
+
+
+WRITING = {
+    "a colleague's password": lambda: reverse(
+        "admin:auth_user_password_change", args=[User.objects.get(username="bob").pk]
+    ),
+    "a new colleague": lambda: reverse("admin:auth_user_add"),
+    "a colleague's roles": lambda: reverse("admin:auth_user_change", args=[User.objects.get(username="bob").pk]),
+    "an API key": lambda: reverse("admin:customers_customer_issue_key", args=[factories.customer().pk]),
+    "a contract": lambda: reverse("admin:billing_contract_add"),
+    "where logs are": lambda: reverse("admin:billing_usagesource_add"),
+    "a DNS account": lambda: reverse("admin:dns_dnsaccount_add"),
+    "the schedule": lambda: reverse("admin:django_celery_beat_periodictask_add"),
+}
+
+
+@pytest.mark.parametrize("what", WRITING)
+def test_giving_access_and_changing_terms_want_a_fresh_password(ann: User, settings: Any, what: str) -> None:
+    settings.REAUTHENTICATE_SECONDS = 900
+    User.objects.create_user("bob", password=PASSWORD, is_staff=True)
+    client, page = logged_in(), WRITING[what]()
+    assert client.get(page).status_code == 200
+    session = client.session
+    session[access.SURE] = time.time() - 3600
+    session.save()
+    for answer in (client.get(page), client.post(page, {"name": "x"})):
+        assert (answer.status_code, answer["Location"].partition("?")[0]) == (302, SURE)
+
+
+def test_an_old_password_is_guessed_no_oftener_than_another(ann: User) -> None:
+    client = logged_in()
+    new = {"new_password1": "another long word", "new_password2": "another long word"}
+    said = [client.post("/admin/password_change/", {"old_password": f"guess {n}", **new}).status_code for n in range(6)]
+    assert said[:4] == [200] * 4 and said[-1] == 429
+    assert client.post("/admin/password_change/", {"old_password": PASSWORD, **new}).status_code == 429
+    assert User.objects.get(pk=ann.pk).check_password(PASSWORD)
+    AccessAttempt.objects.all().delete()
+    assert client.post("/admin/password_change/", {"old_password": PASSWORD, **new}).status_code == 302
+    assert User.objects.get(pk=ann.pk).check_password("another long word")
+
+
+def test_a_network_of_ipv6_is_counted_as_one_address() -> None:
+    tried = [_try("wrong", address=f"2001:db8:1:2::{n}") for n in range(1, 7)]
+    assert tried[-1] == 429
+    assert _try("wrong", address="2001:db8:1:3::1") == 200
+
+
+def test_headers_of_probes_are_no_words_for_the_audit() -> None:
+    service = factories.service()
+    service.probe_headers = {"Authorization": "Bearer canary"}
+    service.save()
+    entry = AuditEntry.objects.filter(table="services", row_id=str(service.pk)).latest("id")
+    assert entry.changes["probe_headers"] == ["secret", "secret"] and "canary" not in str(entry.changes)

@@ -25,7 +25,7 @@ LOOKS = {
 }  # fmt: skip
 """What machines do every day by themselves, done sooner; and answering a call, which at 3 a.m. is one click."""
 DANGEROUS = {
-    "customers.apikey.revoke", "auth.user.reset_second_factor", "axes.accessattempt.let_in",
+    "customers.apikey.revoke", "customers.customer.issue_key", "auth.user.reset_second_factor", "axes.accessattempt.let_in",
     "storms.stormevent.declare", "storms.stormevent.finish", "storms.cdnincident.confirm",
     "dns.weightchange.approve", "dns.weightchange.reject", "dns.weightchange.approve_selected",
     "dns.weightchange.reject_selected", "dns.pin.end_now", "dns.freeze.lift",
@@ -55,8 +55,13 @@ def test_every_dialog_asks_for_a_reason() -> None:
 def test_what_moves_traffic_or_money_is_marked_as_dangerous() -> None:
     assert {name for name, action in actions() if getattr(action, "is_dangerous", False)} == DANGEROUS
     assert plan_page.pin.is_dangerous and plan_page.freeze.is_dangerous
-    adding = {model._meta.label_lower for model, page in admin.site._registry.items() if page.adding_is_dangerous}  # type: ignore[attr-defined]
-    assert adding == {"dns.pin", "dns.freeze", "billing.coverruling"}
+    adding = {model._meta.label_lower for model, page in admin.site._registry.items() if page.writing_is_dangerous}  # type: ignore[attr-defined]
+    assert adding == {
+        "dns.pin", "dns.freeze", "dns.drill", "dns.dnsaccount", "dns.recordset", "dns.steeringterms", "billing.coverruling",
+        "billing.contract", "billing.prices", "billing.ratecard", "billing.usagesource", "services.target",
+        "services.vantagepoint", "services.maintenancewindow", "storms.stormpolicy", "tranche_site.pagingchannel", "auth.user",
+        "auth.group", "django_celery_beat.periodictask",
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import segno
+from axes.helpers import get_lockout_response
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
@@ -103,6 +104,25 @@ def end_sessions(user: User) -> None:
     # Django keeps whose a session is inside it. Staff have few.
     mine = [row.pk for row in Session.objects.all() if row.get_decoded().get("_auth_user_id") == str(user.pk)]
     Session.objects.filter(pk__in=mine).delete()
+
+
+# --- passwords ------------------------------------------------------------------------------------------------------
+
+
+def password_change(request: HttpRequest) -> HttpResponse:
+    """Django's page, with the old password asked of the back end first: that counts what is wrong, and locks out who guesses."""
+    if request.method == "POST":
+        old = request.POST.get("old_password", "")
+        if authenticate(request, username=_user(request).get_username(), password=old) is None and is_locked_out(
+            request
+        ):
+            return get_lockout_response(request, {})
+    answer: HttpResponse = admin.site.password_change(request)
+    return answer
+
+
+def is_locked_out(request: HttpRequest) -> bool:
+    return bool(getattr(request, "axes_locked_out", False))
 
 
 # --- a fresh password -----------------------------------------------------------------------------------------------

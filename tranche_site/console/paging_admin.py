@@ -266,6 +266,7 @@ _NAMES = ("routing_key", "api_key", "url", "to", "api_url")
 
 @admin.register(PagingChannel)
 class PagingChannelAdmin(ModelAdmin):
+    writing_is_dangerous = True
     form = ChannelForm
     list_display = ["name", "kind", "minimum_severity", "is_enabled", "trouble_label", "created_at"]
     list_filter = ["kind", "is_enabled"]

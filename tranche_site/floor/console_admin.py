@@ -348,8 +348,8 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
     }
     # What an empty list tells the person who looks at it.
     empty_hint = ""
-    # Whether the rows that people add here move traffic or money by themselves; see `confirmed`.
-    adding_is_dangerous = False
+    # Whether what people add or change here moves traffic or money, or gives access; see `confirmed`.
+    writing_is_dangerous = False
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._shown(super().get_list_display(request))
@@ -367,9 +367,10 @@ class ModelAdmin(_Shown, unfold_admin.ModelAdmin):
         asked = urlencode({"table__exact": self.opts.db_table, "row_id__exact": unquote(object_id)})
         return HttpResponseRedirect(f"{reverse('admin:tranche_site_auditentry_changelist')}?{asked}")
 
-    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        again = access.ask_again(request) if self.adding_is_dangerous else None
-        return again or super().add_view(request, *args, **kwargs)
+    def changeform_view(self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        may = self.has_change_permission(request) if object_id else self.has_add_permission(request)
+        again = access.ask_again(request) if self.writing_is_dangerous and may else None
+        return again or super().changeform_view(request, object_id, *args, **kwargs)
 
     def offers(self, action_name: str, row: Any) -> bool:
         """Whether an action makes sense for this row as it stands now."""

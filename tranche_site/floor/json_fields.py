@@ -3,6 +3,7 @@ forms too, would guess."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.db import models
@@ -19,8 +20,9 @@ class Text(serializers.CharField):
 
 class Integer(serializers.IntegerField):
     def to_internal_value(self, data: Any) -> Any:
-        # 1.0 is an integer to JSON Schema.
-        if isinstance(data, bool) or not isinstance(data, int | float) or data != int(data):
+        # 1.0 is an integer to JSON Schema; 1e999 is none to anybody.
+        is_number = isinstance(data, int | float) and not isinstance(data, bool)
+        if not is_number or not math.isfinite(data) or data != int(data):
             self.fail("invalid")
         return super().to_internal_value(int(data))
 
