@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django.db import DataError, connection, transaction
+from celery.exceptions import SoftTimeLimitExceeded
+from django.db import DataError, OperationalError, connection, transaction
 from django.db.models.functions import Coalesce, Greatest
 
 from billing import corrections, logs
-from billing.logs import HostMinute, LogReading, LogUnreadable
+from billing.logs import HostMinute, LogReading, LogUnreadable, ReaderUnavailable
 from billing.models import LogObject, UsageSource
 from billing.owners import owner_at, owners_of
 from billing.sources import ListedObject, ObjectGone, SourceUnavailable, place_of
@@ -81,7 +82,21 @@ def collect_all(*, apply: bool, now: datetime, names: Iterable[str] = ()) -> lis
     sources = UsageSource.objects.logs().filter(enabled=True).select_related("cdn")
     if names:
         sources = sources.filter(name__in=names)
-    return [collect(source, apply=apply, now=now) for source in sources if not apply or source.claim_look(now)]
+    return [_apart(source, apply, now) for source in sources if not apply or source.claim_look(now)]
+
+
+def _apart(source: UsageSource, apply: bool, now: datetime) -> CollectReport:
+    """What nobody foresaw of one source is logged, and the others go on."""
+    try:
+        return collect(source, apply=apply, now=now)
+    except (OperationalError, SoftTimeLimitExceeded):
+        raise  # a database that is away, and a task whose time is up, are everybody's
+    except Exception as error:
+        logger.exception("usage source %s", source.name)
+        said = f"{type(error).__name__}: {error}"[:300]
+        if apply:
+            UsageSource.objects.filter(pk=source.pk).update(last_error=said)
+        return CollectReport(source.name, error=said)
 
 
 def collect(source: UsageSource, *, apply: bool, now: datetime) -> CollectReport:
@@ -98,8 +113,7 @@ def collect(source: UsageSource, *, apply: bool, now: datetime) -> CollectReport
             if apply:
                 try:
                     with place.fetched(work.item) as path:
-                        result = _read(source, path, work)
-                        entry.sha256 = _sha256(path)
+                        result, entry.sha256 = _read_whole(source, path, work)
                 except ObjectGone:
                     entry.outcome, entry.reason = Outcome.SKIPPED, "deleted or replaced since it was listed"
                     continue
@@ -183,6 +197,22 @@ def _read(source: UsageSource, path: Path, work: _Work) -> LogReading | LogUnrea
         raise SourceUnavailable(str(error)) from error
 
 
+def _read_whole(source: UsageSource, path: Path, work: _Work) -> tuple[LogReading | LogUnreadable, str]:
+    """What it says, and its SHA-256, without which usage could not be proven. Raises SourceUnavailable where it is this
+    machine that can't read.
+    """
+    try:
+        result = _read(source, path, work)
+        return result, _sha256(path)
+    except ReaderUnavailable as error:
+        raise SourceUnavailable(f"this machine can't read: {error}") from error
+    except OSError as error:
+        wrong = logs.unreadable(error)
+        if isinstance(wrong, ReaderUnavailable):
+            raise SourceUnavailable(f"this machine can't read: {wrong}") from error
+        return wrong, ""
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -264,13 +294,14 @@ def _claim(source: UsageSource, work: _Work, now: datetime) -> LogObject | None:
         lock_cdn(cursor, source.cdn_id)
     item = work.item
     rows = LogObject.objects.filter(source=source, key=item.key)
-    counted = rows.filter(state=LogObject.State.COUNTED).values_list("pk", flat=True).first()
+    counted = rows.filter(state=LogObject.State.COUNTED).values_list("pk", "merged_at").first()
     row = rows.filter(etag=item.etag).first()
     if row is None:
         row = LogObject(source=source, key=item.key, etag=item.etag, size_bytes=item.size_bytes, first_seen_at=now)
     elif row.state == LogObject.State.REPLACED:
         row.attempts = 0  # an earlier version came back
-    if counted != work.counted_id or row.attempts != work.attempts:
+    # What was merged into sums meanwhile can't be taken back any more.
+    if (counted or (None, None)) != (work.counted_id, work.merged_at) or row.attempts != work.attempts:
         return None
     row.attempts += 1
     return row
@@ -360,3 +391,14 @@ def sum_hours(cursor: Any, hours: set[_Hour], now: datetime) -> None:
         """,
         [now, list(customers), list(services), list(targets), list(starts)],
     )
+
+
+def read_again(rows: Iterable[LogObject]) -> int:
+    """Try objects again that were given up, with the next look at their sources. Returns how many."""
+    wanted = LogObject.objects.filter(pk__in=[row.pk for row in rows], state=LogObject.State.QUARANTINED)
+    with transaction.atomic():
+        sources = set(wanted.values_list("source_id", flat=True))
+        count = wanted.update(state=LogObject.State.RETRY, attempts=0)
+        # They may be older than what a look goes back to.
+        UsageSource.objects.filter(pk__in=sources).update(listed_whole_at=None)
+    return count

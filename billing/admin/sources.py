@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Any
 
 from django import forms
-from django.contrib import admin
-from django.http import HttpRequest
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.views.decorators.debug import sensitive_post_parameters
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldBooleanWidget
 
+from billing import metering
 from billing.models import LogObject, UsageEstimate, UsageSource
 from billing.sources import VENDORS
 from tranche_site.floor import sealed
@@ -25,8 +27,11 @@ from tranche_site.floor.console_admin import (
     RangeDateTimeFilter,
     ReadOnly,
     coloured,
+    confirmed,
+    confirmed_for_many,
     data_size,
     display,
+    settled,
     two_lines,
 )
 
@@ -185,7 +190,42 @@ class LogObjectAdmin(ReadOnly):
     list_filter = ["state", "source", ("processed_at", RangeDateTimeFilter)]
     search_fields = ["key", "reason"]
     paginator = InfinitePaginator
+    actions = ["read_selected_again"]
+    actions_detail = ["read_again"]
     empty_hint = "Log files appear here once a usage source has been looked at."
+
+    def has_read_again_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Who may say where logs are may have them read."""
+        return request.user.has_perm("billing.change_usagesource")
+
+    def offers(self, action_name: str, row: LogObject) -> bool:
+        return row.state == LogObject.State.QUARANTINED
+
+    @confirmed(
+        "Read again",
+        "It was given up. With the next look at its source it is tried again, as it lies there then.",
+        submit="Read again",
+        permission="read_again",
+        icon="refresh",
+    )
+    def read_again(self, request: HttpRequest, form: forms.Form, object_id: str) -> HttpResponse:
+        row = self.row_of(request, object_id, "read_again")
+        metering.read_again([row])
+        self.log_change(request, row, f"Read again: {form.cleaned_data['reason']}")
+        return settled(request, self.url_of(row), f"{row} is read again with the next look at {row.source}.")
+
+    @confirmed_for_many(
+        "Read again what was given up",
+        "With the next look at their sources they are tried again, as they lie there then.",
+        submit="Read again",
+        permission="read_again",
+    )
+    def read_selected_again(self, request: HttpRequest, queryset: QuerySet[LogObject], reason: str) -> None:
+        rows = list(queryset.filter(state=LogObject.State.QUARANTINED))
+        done = metering.read_again(rows)
+        for row in rows:
+            self.log_change(request, row, f"Read again: {reason}")
+        self.message_user(request, f"Read again: {done}.", messages.SUCCESS if done else messages.WARNING)
 
     @display(description="file", ordering="key")
     def name(self, row: LogObject) -> str:

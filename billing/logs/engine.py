@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from billing.logs import opening
-from billing.logs.format import LogUnreadable
+from billing.logs.format import LogUnreadable, ReaderUnavailable
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,6 +24,9 @@ BYTES_A_SECOND = 4 << 20  # a core reads fifty million bytes of gzip; this is ho
 
 _kept = threading.local()
 _left_behind: list[duckdb.DuckDBPyConnection] = []
+
+
+_MACHINE_FAULTS = ("No space left on device", "Input/output error", "Read-only file system", "Too many open files")
 
 
 class Refused(Exception):
@@ -65,6 +68,8 @@ class Workspace:
         try:
             return self.duck.execute(sql).fetchall()
         except duckdb.Error as error:
+            if isinstance(error, duckdb.IOException) and any(word in str(error) for word in _MACHINE_FAULTS):
+                raise ReaderUnavailable(str(error).split("\n")[0]) from error
             refused = Refused(error, self.seconds)
             self.is_sound = self.is_sound and refused.is_about_text
             raise refused from error
@@ -86,7 +91,7 @@ def workspace(path: Path, size_bytes: int) -> Iterator[Workspace]:
         stop.start()
         try:
             yield work
-        except LogUnreadable:
+        except (LogUnreadable, ReaderUnavailable):
             raise
         except BaseException:
             work.is_sound = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,21 @@ LINE_LIMIT = 1 << 20
 
 class LogUnreadable(Exception):
     """This object as a whole can't be counted, so nothing of it is. The text is the reason, in one line."""
+
+
+class ReaderUnavailable(Exception):
+    """This machine can't read just now, whatever the object: its disk is full, or fails. Nothing is said of the object."""
+
+
+MACHINE_FAULTS = frozenset(
+    {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
+
+def unreadable(error: OSError) -> LogUnreadable | ReaderUnavailable:
+    """Whose fault it is that a file can't be read."""
+    text = error.strerror or "can't be opened"
+    return ReaderUnavailable(text) if error.errno in MACHINE_FAULTS else LogUnreadable(text)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from billing.logs.format import LINE_LIMIT, LogUnreadable
+from billing.logs.format import LINE_LIMIT, LogUnreadable, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ def look_at(path: Path) -> Opening:
                 _refuse_long_last_line(file)
         head, size_bytes = _head(path), path.stat().st_size
     except OSError as error:
-        raise LogUnreadable(error.strerror or "can't be opened") from error
+        raise unreadable(error) from error
     for magic, kind in _OTHER_KINDS.items():
         if head.startswith(magic):
             raise LogUnreadable(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import random
@@ -15,8 +16,10 @@ from django.db import connection
 from django.db.models import Sum
 
 from billing import metering
+from billing.logs import HostMinute, LogReading
 from billing.metering import Action, CollectReport, Outcome
 from billing.models import LogObject, UnknownHostUsage, UsageBucket, UsageSnapshot, UsageSource
+from billing.sources import ListedObject
 from customers.models import Event
 from services.models import Cdn, Target
 from tests import factories
@@ -400,3 +403,78 @@ def test_a_source_that_cant_be_listed_holds_up_no_other(cdn: Cdn, source: UsageS
     missing.refresh_from_db()
     assert missing.last_error.endswith("missing: No such file or directory")
     assert missing.listed_at is None
+
+
+def test_a_file_that_nobody_may_read_is_given_up_and_holds_up_no_other(
+    source: UsageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.log", "b.log"):
+        deliver(tmp_path, name, logpush())
+    real = Path.open
+
+    def refusing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == "a.log":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    for _ in range(4):
+        assert collect(source).error == ""
+    assert dict(LogObject.objects.values_list("key", "state")) == {"a.log": "quarantined", "b.log": "counted"}
+    monkeypatch.undo()
+    assert metering.read_again(LogObject.objects.all()) == 1
+    collect(source)
+    assert set(LogObject.objects.values_list("state", flat=True)) == {"counted"}
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_a_fault_of_this_machine_is_held_against_no_object(
+    source: UsageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    deliver(tmp_path, "a.log", logpush())
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", failing)
+    for _ in range(5):
+        assert "this machine can't read" in collect(source).error
+    assert not LogObject.objects.exists()
+    monkeypatch.undo()
+    collect(source)
+    assert LogObject.objects.get().state == "counted"
+
+
+def test_what_nobody_foresaw_of_one_source_holds_up_no_other(
+    source: UsageSource, cdn: Cdn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    second = directory_source(cdn, other, name="the other one")
+    deliver(other, "b.log", logpush())
+    real = metering.collect
+
+    def broken(of: UsageSource, **kw: Any) -> CollectReport:
+        if of.pk == source.pk:
+            raise ValueError("a source that nobody foresaw")
+        return real(of, **kw)
+
+    monkeypatch.setattr(metering, "collect", broken)
+    reports = {report.source: report.error for report in metering.collect_all(apply=True, now=datetime.now(UTC))}
+    assert reports == {source.name: "ValueError: a source that nobody foresaw", second.name: ""}
+    assert LogObject.objects.get().state == "counted"
+
+
+def test_what_was_merged_between_listing_and_counting_is_not_counted_again(source: UsageSource, tmp_path: Path) -> None:
+    deliver(tmp_path, "a.log", logpush())
+    collect(source)
+    counted = LogObject.objects.get()
+    listed = ListedObject(counted.key, "another version", 1)
+    work = metering._work(listed, [counted])
+    assert work
+    LogObject.objects.update(merged_at=datetime.now(UTC))
+    report = metering.ObjectReport(counted.key, 1, Action.REPLACE)
+    reading = LogReading(1, 1, 0, 0, 0, (), [HostMinute("www.example.com", AT, 1, 1)])
+    before = totals(UsageBucket)
+    metering._settle(source, work, reading, report, datetime.now(UTC))
+    assert report.outcome == Outcome.SKIPPED and totals(UsageBucket) == before

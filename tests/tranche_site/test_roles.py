@@ -103,7 +103,8 @@ storms.stormevent.finish storms.stormevent.declare storms.stormpolicy.delete_sof
 OF_BILLING = """
 billing.contract.amend billing.contract.withdraw billing.contract.retire billing.dispute.accept billing.dispute.reject
 billing.invoice.finalize billing.invoice.approve billing.invoice.pay billing.invoice.credit billing.invoice.void
-billing.invoice.give_up billing.prices.next_version customers.customer.delete_softly customers.customer.restore
+billing.invoice.give_up billing.logobject.read_again
+billing.logobject.read_selected_again billing.prices.next_version customers.customer.delete_softly customers.customer.restore
 """
 OF_SECURITY = """
 auth.user.reset_second_factor axes.accessattempt.let_in customers.apikey.revoke customers.customer.issue_key

@@ -42,7 +42,7 @@ class Command(BaseCommand):
         for path in files:
             try:
                 readings[path] = logs.read(chosen, path, sample_rate=rate)
-            except logs.LogUnreadable as error:
+            except (logs.LogUnreadable, logs.ReaderUnavailable) as error:
                 unreadable.append({"file": str(path), "reason": str(error)})
         hours = _by_hour(list(readings.values()))
         if options["json"]:
