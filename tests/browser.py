@@ -22,6 +22,7 @@ T = TypeVar("T")
 DRIVER = "/usr/bin/chromedriver"
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-extensions", "--disable-background-networking", "--disable-sync", "--disable-component-update",
     # Whatever a page would load from elsewhere does not exist.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip

@@ -48,7 +48,7 @@ def path_names(domain: ServiceDomain) -> dict[str, str]:
 def weights(percents: Mapping[str, int | str], names: Mapping[str, str]) -> str:
     """“primary Edgeline 0 %”, one path a line."""
     lines = [(names.get(key, f"target {key}"), share) for key, share in percents.items()]
-    spans = format_html_join("", '<span class="block whitespace-nowrap">{} <b>{} %</b></span>', lines)
+    spans = format_html_join("", '<span class="block">{} <b class="whitespace-nowrap">{} %</b></span>', lines)
     return format_html("<div>{}</div>", spans or "-")
 
 

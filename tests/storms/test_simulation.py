@@ -23,7 +23,7 @@ POINTS = tuple(VantagePoint(f"v{n}", "eu", f"AS{n}") for n in range(3))
 START = to_micros(datetime(2026, 3, 1, tzinfo=UTC))
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
 OUTAGES = int(os.environ.get("OUTAGES", "200"))
-HOSTS, HOSTS_AT_ONCE = int(os.environ.get("NOISE_HOSTS", "15")), 5
+HOSTS, HOSTS_AT_ONCE = int(os.environ.get("NOISE_HOSTS", "5")), 5
 NOISE_DAYS = int(os.environ.get("NOISE_DAYS", "15"))
 ALL, PRIMARY = frozenset(PATHS), frozenset({"primary"})
 

@@ -47,6 +47,7 @@ def all_of(user: User) -> dict[str, str]:
         "exposure": reverse("admin:exposure"),
         "backtest": reverse("admin:backtest"),
         "sure": reverse("admin:sure"),
+        "second_factor": reverse("admin:second_factor"),
         "password": reverse("admin:password_change"),
         "declare": reverse("admin:storms_stormevent_declare"),
         "empty": reverse("admin:services_service_changelist") + "?q=nothing-is-called-so",
